@@ -1,0 +1,43 @@
+"""The program: `gradcheck`, or `python -m gradcheck`."""
+
+from __future__ import annotations
+
+import sys
+
+from gradcheck import __version__
+from gradcheck.cli import app
+from gradcheck.exceptions import GradcheckError
+
+EXIT_CANNOT_CHECK = 2
+EXIT_BUG = 70
+
+
+def main() -> None:
+    """Runs the command line; what the user can mend ends with one sentence and 2, a bug of ours with 70."""
+    try:
+        app()
+    except GradcheckError as error:
+        print(f"gradcheck: {_visible(str(error))}", file=sys.stderr)
+        sys.exit(EXIT_CANNOT_CHECK)
+    except MemoryError:
+        print("gradcheck: out of memory; --rows A:B checks a part of a large file", file=sys.stderr)
+        sys.exit(EXIT_CANNOT_CHECK)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        print(
+            f"gradcheck: this is a bug in gradcheck {__version__}, not in your gradient. "
+            "Please report the lines above and the command.",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_BUG)
+
+
+def _visible(message: str) -> str:
+    """Control characters in a file's name, or in what it holds, never reach the terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in message)
+
+
+if __name__ == "__main__":
+    main()

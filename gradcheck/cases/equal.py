@@ -1,0 +1,26 @@
+"""Equal logits: every probability is 1/k, from the single class to more classes than a half format can count."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradcheck.cases import Case, fixed
+
+CASES = (
+    Case(
+        name="equal-1",
+        reason="One class: p is 1, and the gradient is exactly 0.",
+        make=fixed([[0.0], [3.5], [-100.0]], [0, 0, 0]),
+    ),
+    Case(name="equal-2", reason="Two equal logits: ±1/2.", make=fixed([[0.0, 0.0], [7.0, 7.0]], [0, 1])),
+    Case(
+        name="equal-10",
+        reason="Ten equal logits: 1/10 is no binary fraction.",
+        make=fixed(np.full((1, 10), 1.5), [4]),
+    ),
+    Case(
+        name="equal-70000",
+        reason="70,000 equal logits: a sum in float16 overflows at 65,504, one in bfloat16 stops at 256.",
+        make=fixed(np.zeros((1, 70_000)), [12_345]),
+    ),
+)

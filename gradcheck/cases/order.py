@@ -1,0 +1,47 @@
+"""Ladders and order: the same row ascending, descending and shuffled must have the same gradient, permuted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradcheck.cases import Case, Labels, Logits, fixed
+from gradcheck.formats import Format
+
+_LADDER = np.arange(0.0, 64.0)
+
+
+def _shuffled(fmt: Format) -> tuple[Logits, Labels]:
+    order = np.random.default_rng(4).permutation(len(_LADDER))
+    return _LADDER[order][None, :], [int(np.flatnonzero(order == 60)[0])]
+
+
+def _last_block(fmt: Format) -> tuple[Logits, Labels]:
+    # A running maximum that is not rescaled in the last block leaves the first blocks too heavy
+    row = np.concatenate([np.linspace(-2.0, 2.0, 1920), np.linspace(2.0, 12.0, 128)])
+    return np.stack([row, row[::-1]]), [100, 2047]
+
+
+CASES = (
+    Case(
+        name="order-ascending",
+        reason="A ladder of 64 logits, ascending: every step raises a running maximum.",
+        make=fixed(_LADDER[None, :], [60]),
+    ),
+    Case(
+        name="order-descending",
+        reason="The same ladder, descending: the first logit is the maximum.",
+        make=fixed(_LADDER[::-1][None, :], [3]),
+    ),
+    Case(name="order-shuffled", reason="The same ladder in a random order.", make=_shuffled),
+    Case(
+        name="order-last-block",
+        reason="2,048 classes whose maximum stands in the last block of 128, and the row reversed: "
+        "online softmax must rescale what it has summed.",
+        make=_last_block,
+    ),
+    Case(
+        name="order-geometric",
+        reason="Powers of two with both signs, from 2^-10 to 2^12: every size of gap in one row.",
+        make=fixed(np.concatenate([-(2.0 ** np.arange(12, -11, -1)), 2.0 ** np.arange(-10, 13)])[None, :], [40]),
+    ),
+)

@@ -1,0 +1,50 @@
+"""The boundary where exp underflows in each format, and beyond."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gradcheck.cases import Case, Labels, Logits
+from gradcheck.formats import Format
+
+
+def _log_smallest(fmt: Format) -> float:
+    # the log of a subnormal float64 is fine; λ itself is exact
+    return fmt.round(math.log(fmt.smallest_subnormal))
+
+
+def _boundary(fmt: Format) -> tuple[Logits, Labels]:
+    edge = _log_smallest(fmt)
+    return [[edge + 1, edge, edge - 1, edge + 2], [edge + 3, edge + 3, edge + 1, edge]], [3, 2]
+
+
+def _beyond(fmt: Format) -> tuple[Logits, Labels]:
+    edge = 2 * _log_smallest(fmt)
+    return [[edge, edge - 1, edge - 2], [2 * edge, 2 * edge, 2 * edge - 4]], [0, 1]
+
+
+def _subnormal(fmt: Format) -> tuple[Logits, Labels]:
+    smallest, normal = math.log(fmt.smallest_subnormal), math.log(fmt.smallest_normal)
+    steps = np.linspace(smallest - 1, normal + 1, 12)
+    return np.concatenate([[0.0], steps])[None, :].repeat(2, axis=0), [0, 5]
+
+
+CASES = (
+    Case(
+        name="underflow-boundary",
+        reason="All logits near the smallest x whose exp is not 0: without a shift the sum is made of subnormals.",
+        make=_boundary,
+    ),
+    Case(
+        name="underflow-beyond",
+        reason="All logits so negative that every exp is 0 without a shift: 0/0.",
+        make=_beyond,
+    ),
+    Case(
+        name="underflow-subnormal-gradient",
+        reason="Gradients across the subnormal range of the format, where flushing hardware answers 0.",
+        make=_subnormal,
+    ),
+)

@@ -1,0 +1,164 @@
+"""Options that several commands share, as dataclasses that a command takes as one parameter."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import shlex
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_JUDGED, _REFERENCE, _REPORT = "What is judged, and how", "Reference", "Report"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """What is checked, by what rule, against which reference."""
+
+    candidate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A built-in implementation; repeatable. Default: shifted.",
+            rich_help_panel=_JUDGED,
+            metavar="NAME",
+        ),
+    ] = None
+    tolerance: Annotated[
+        str,
+        typer.Option(
+            help="stable, ulp:N, rel:X, abs:X, norm:X, allclose:RTOL,ATOL or torch.",
+            rich_help_panel=_JUDGED,
+            metavar="RULE",
+        ),
+    ] = "stable"
+    ftz: Annotated[
+        bool, typer.Option("--ftz", help="Accept flushed subnormals under stable.", rich_help_panel=_JUDGED)
+    ] = False
+    gradient_dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="The format to judge in. Default: the gradient array's own.",
+            rich_help_panel=_JUDGED,
+            metavar="DTYPE",
+        ),
+    ] = None
+    digits: Annotated[
+        str,
+        typer.Option(help="Working digits of the reference, or auto.", rich_help_panel=_REFERENCE, metavar="N"),
+    ] = "auto"
+    step: Annotated[
+        str,
+        typer.Option(
+            help="Step of the central difference, such as 2^-20 or 1e-6 (the power of two at or below it), or auto.",
+            rich_help_panel=_REFERENCE,
+            metavar="H",
+        ),
+    ] = "auto"
+    method: Annotated[
+        str,
+        typer.Option(
+            help="incremental (O(1) a component) or direct (the loss from its definition, O(k)).",
+            rich_help_panel=_REFERENCE,
+            metavar="NAME",
+        ),
+    ] = "incremental"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reporting:
+    """Where results go, and in which shape."""
+
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="table, concise, markdown, csv, json or jsonl. Default: table on a terminal, else concise.",
+            rich_help_panel=_REPORT,
+            metavar="FORMAT",
+        ),
+    ] = None
+    output: Annotated[
+        str | None, typer.Option(help="Write the report to a file.", rich_help_panel=_REPORT, metavar="FILE")
+    ] = None
+    report: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another report, as FORMAT=FILE; repeatable.", rich_help_panel=_REPORT, metavar="FORMAT=FILE"
+        ),
+    ] = None
+    exit_zero: Annotated[
+        bool, typer.Option("--exit-zero", help="Exit 0 whatever the verdicts.", rich_help_panel=_REPORT)
+    ] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing on standard output.", rich_help_panel=_REPORT)
+    ] = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Explain passing results too.", rich_help_panel=_REPORT)
+    ] = False
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress bar.", rich_help_panel=_REPORT)] = (
+        False
+    )
+    color: Annotated[str, typer.Option(help="auto, always or never.", rich_help_panel=_REPORT, metavar="WHEN")] = "auto"
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose dataclass parameters are options of their own.
+
+    Typer reads a signature; this one lists the dataclasses' fields in their place.
+    """
+    hints = typing.get_type_hints(command, include_extras=True)
+    own = inspect.signature(command).parameters
+    groups = {name: hints[name] for name in own if dataclasses.is_dataclass(hints[name])}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in own.items():
+        if name not in groups:
+            parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        fields = typing.get_type_hints(groups[name], include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=fields[field.name],
+            )
+            for field in dataclasses.fields(groups[name])
+        ]
+
+    @functools.wraps(command)
+    def flat(**values: Any) -> None:
+        arguments = {
+            name: kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
+            for name, kind in groups.items()
+        }
+        command(**arguments, **values)
+
+    flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del flat.__wrapped__
+    return flat
+
+
+def arguments(group: DataclassInstance, *, without: tuple[str, ...] = ()) -> list[str]:
+    """The command-line words that give the options in `group` which differ from their defaults."""
+    words: list[str] = []
+    for field in dataclasses.fields(group):
+        value = getattr(group, field.name)
+        if value == field.default or field.name in without:
+            continue
+        flag = f"--{field.name.replace('_', '-')}"
+        for item in value if isinstance(value, list) else [value]:
+            words += [flag] if item is True else [flag, str(item)]
+    return words
+
+
+def command_line(words: list[str]) -> str:
+    """The words as a line for a shell."""
+    return shlex.join(["gradcheck", *words])

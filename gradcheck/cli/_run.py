@@ -1,0 +1,216 @@
+"""From results to standard output, files and an exit code: what every checking command ends with."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from gradcheck import __version__
+from gradcheck.cli._options import Judging, Reporting
+from gradcheck.exceptions import InputError, UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from gradcheck.reference import Settings
+    from gradcheck.results import Report, Result
+
+EXIT_DISAGREES, EXIT_CANNOT_CHECK, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def reference_settings(judging: Judging) -> Settings:
+    """The reference's settings from their texts.
+
+    Raises:
+        UsageError: where a text cannot be understood.
+    """
+    from gradcheck.reference import Settings
+
+    digits = None
+    if judging.digits != "auto":
+        try:
+            digits = int(judging.digits)
+        except ValueError:
+            raise UsageError(f"--digits is a whole number or auto, not '{judging.digits}'") from None
+    return Settings(digits=digits, step_log2=_step_log2(judging.step), method=judging.method)
+
+
+def _step_log2(text: str) -> int | None:
+    import math
+
+    if text == "auto":
+        return None
+    base, power, exponent = text.partition("^")
+    try:
+        if power and base.strip() == "2":
+            return int(exponent)
+        step = float(text)
+    except ValueError:
+        step = math.nan
+    if not 0 < step <= 1:
+        raise UsageError(f"--step is a power of two such as 2^-20, a number in (0, 1], or auto, not '{text}'")
+    return math.frexp(step)[1] - 1
+
+
+def finish(
+    results: Iterator[Result], settings: dict[str, Any], reporting: Reporting, notes: tuple[str, ...] = ()
+) -> None:
+    """Takes the results as they come, writes the reports, and leaves with the exit code; also when interrupted."""
+    targets = _targets(reporting)
+    done: list[Result] = []
+    interrupted = False
+    try:
+        done.extend(results)
+    except KeyboardInterrupt:
+        interrupted = True
+    from gradcheck.results import Report
+
+    if interrupted:
+        notes = (*notes, "interrupted: what follows was not checked")
+    report = Report(version=__version__, settings=settings, results=tuple(done), notes=notes)
+    _write(report, reporting, targets)
+    if interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    raise typer.Exit(0 if reporting.exit_zero else exit_code(report))
+
+
+def exit_code(report: Report) -> int:
+    """0 where every candidate agrees, 1 where one disagrees, 2 where something could not be checked."""
+    from gradcheck.results import Verdict
+
+    counts = report.summary
+    if counts[Verdict.FAIL]:
+        return EXIT_DISAGREES
+    if counts[Verdict.CRASHED] or counts[Verdict.INCONCLUSIVE] or not counts[Verdict.PASS]:
+        return EXIT_CANNOT_CHECK
+    return 0
+
+
+def _targets(reporting: Reporting) -> list[tuple[str, str]]:
+    """Further reports as (format, file), validated before anything is computed."""
+    from gradcheck import report
+
+    if reporting.color not in ("auto", "always", "never"):
+        raise UnknownNameError("colour", reporting.color, ("auto", "always", "never"))
+    if reporting.format is not None and reporting.format not in report.names():
+        raise UnknownNameError("report format", reporting.format, report.names())
+    targets = []
+    for text in reporting.report or []:
+        name, equals, path = text.partition("=")
+        if not equals or not path:
+            raise UsageError(f"--report should read FORMAT=FILE, not '{text}'")
+        if name not in report.names():
+            raise UnknownNameError("report format", name, report.names())
+        targets.append((name, path))
+    return targets
+
+
+def _write(report: Report, reporting: Reporting, targets: list[tuple[str, str]]) -> None:
+    from gradcheck.report import Style, render
+
+    plain = Style(verbose=reporting.verbose)
+    for name, path in targets:
+        _save(path, render(name, report, plain))
+    terminal = reporting.output is None and sys.stdout.isatty()
+    name = reporting.format or ("table" if terminal else "concise")
+    if reporting.output is not None:
+        _save(reporting.output, render(name, report, plain))
+    elif not reporting.quiet:
+        style = Style(
+            width=_width() if terminal or name == "table" else None,
+            color=_colored(reporting.color, terminal),
+            verbose=reporting.verbose,
+        )
+        _print(render(name, report, style))
+
+
+def _width() -> int:
+    import shutil
+
+    # as rich does, COLUMNS wins; a pipe has no width, and 120 fits the table
+    return shutil.get_terminal_size((120, 24)).columns
+
+
+def _colored(when: str, terminal: bool) -> bool:
+    if when != "auto":
+        return when == "always"
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (terminal and os.environ.get("TERM") != "dumb")
+
+
+def _print(text: str) -> None:
+    """Standard output; a reader that has gone away is no error."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except UnicodeEncodeError:
+        sys.stdout.buffer.write(text.encode("utf-8"))
+        sys.stdout.flush()
+
+
+def _save(path: str, text: str) -> None:
+    """The file whole or not at all: written beside its place, then renamed."""
+    import tempfile
+    from pathlib import Path
+
+    target = Path(path)
+    try:
+        if target.exists() and not target.is_file():
+            target.write_text(text, encoding="utf-8")  # a device or a pipe has no place beside it
+            return
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
+        ) as beside:
+            beside.write(text)
+        try:
+            umask = os.umask(0)
+            os.umask(umask)
+            mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask
+            os.chmod(beside.name, mode)
+            os.replace(beside.name, target)
+        except OSError:
+            os.unlink(beside.name)
+            raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+class Ticker:
+    """A progress bar on standard error, once the work has taken a second and a terminal is there to show it."""
+
+    def __init__(self, total: int, reporting: Reporting) -> None:
+        wanted = not (reporting.no_progress or reporting.quiet)
+        self._enabled = wanted and sys.stderr.isatty()
+        self._total, self._done = total, 0
+        self._start = time.monotonic()
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Callable[[], None]:
+        return self._tick
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _tick(self) -> None:
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self._done)
+        elif self._enabled and time.monotonic() - self._start > 1:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.add_task("checking", total=self._total, completed=self._done)
+            self._bar.start()

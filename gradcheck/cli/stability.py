@@ -1,0 +1,71 @@
+"""`gradcheck stability`: candidates across the catalogue of extreme cases."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gradcheck.cli import _options, _run
+
+if TYPE_CHECKING:
+    from gradcheck.results import Result
+
+
+@_options.expanded
+def command(
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="Cases by name or pattern; repeatable. Default: all.", metavar="GLOB"),
+    ] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(help="float16, bfloat16, float32, float64; repeatable. Default: float32, float64."),
+    ] = None,
+    *,
+    judging: _options.Judging,
+    reporting: _options.Reporting,
+) -> None:
+    """Check candidates across the catalogue of extreme-logit cases."""
+    from gradcheck import candidates, cases, formats, tolerances
+    from gradcheck.check import check
+
+    settings = _run.reference_settings(judging)
+    tolerance = tolerances.parse(judging.tolerance, flush=judging.ftz)
+    judged_in = formats.named(judging.gradient_dtype) if judging.gradient_dtype else None
+    chosen = [candidates.load(name) for name in judging.candidate or [candidates.DEFAULT]]
+    kinds = [formats.named(name) for name in dict.fromkeys(dtype or ["float32", "float64"])]
+    selected = cases.select(case or [])
+
+    def results() -> Iterator[Result]:
+        with _run.Ticker(len(selected) * len(kinds), reporting) as tick:
+            for one in selected:
+                for fmt in kinds:
+                    problem = one.problem(fmt)
+                    if problem is not None:
+                        for result in check(
+                            problem,
+                            chosen,
+                            case=one.name,
+                            tolerance=tolerance,
+                            settings=settings,
+                            gradient_format=judged_in,
+                            flush=judging.ftz,
+                        ):
+                            words = [
+                                "check",
+                                "--case",
+                                one.name,
+                                "--dtype",
+                                fmt.name,
+                                "--candidate",
+                                result.candidate,
+                            ]
+                            words += _options.arguments(judging, without=("candidate",))
+                            yield dataclasses.replace(result, again=_options.command_line(words))
+                    tick()
+
+    described = {"case": case, "dtype": [fmt.name for fmt in kinds]} | dataclasses.asdict(judging)
+    _run.finish(results(), described, reporting)

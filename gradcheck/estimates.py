@@ -1,0 +1,125 @@
+"""What float64 knows of a row: enough to choose a step, a precision or a tolerance, never for a verdict."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradcheck.formats import Array, Float64, Format, Int64
+from gradcheck.problem import Row
+
+# Where a probability is below 2^-5000, no format, and no product with another finite factor, sees more than 0.
+_NOTHING_LOG2 = -5000.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Estimates:
+    """Float64 estimates for one row, one value for each distinct pair, (m,).
+
+    Attributes:
+        z: transformed logits; slope: f'(l); largest: max z; log_sum: ln S with S = Σ exp(z - max z).
+        delta: max z − z, clipped where the probability is nothing in every format.
+        p_log2: log2 of the probability.
+        one_minus_p: 1 − p, without cancellation.
+        weight: A = Σ|q| + 2|ζ|(1 + |lse|).
+        inner: G = (W + 2ζ·lse)·p − q, without cancellation for one-hot labels.
+    """
+
+    row: Row
+    z: Float64
+    slope: Float64
+    largest: float
+    log_sum: float
+    delta: Float64
+    p_log2: Float64
+    one_minus_p: Float64
+    q: Float64
+    total_q: float
+    zeta: float
+    scale: float
+    temperature: float
+    softcap: float
+    weight: float
+    inner: Float64
+
+    @property
+    def p(self) -> Float64:
+        """The probabilities; 0 where float64 cannot hold them."""
+        return np.exp2(self.p_log2)
+
+    @property
+    def gradient(self) -> Float64:
+        """s·f'·G."""
+        return self.scale * self.slope * self.inner
+
+    def p_in_units(self, unit_log2: Int64) -> Float64:
+        """p / 2^`unit_log2` even where p itself underflows."""
+        whole = np.floor(self.p_log2)
+        return np.ldexp(np.exp2(self.p_log2 - whole), (whole - unit_log2).astype(np.int32))
+
+
+def estimate(row: Row) -> Estimates:
+    """The estimates for `row`."""
+    temperature = float(row.temperature)
+    softcap = math.inf if row.softcap is None else float(row.softcap)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        masked = row.logits == -np.inf
+        if row.softcap is None:
+            z, slope = row.logits / temperature, np.full(len(row.logits), 1 / temperature)
+        else:
+            # A mask of -inf stays a mask under the cap
+            z = np.where(masked, -np.inf, softcap * np.tanh(row.logits / softcap) / temperature)
+            reach = np.minimum(np.abs(row.logits / softcap), 400.0)
+            slope = 1 / (np.cosh(reach) ** 2 * temperature)
+        largest = float(z.max())
+        # halves, because the difference of two finite float64 values may overflow
+        delta = np.minimum((largest / 2 - z / 2) * 2, -_NOTHING_LOG2)
+        exps = np.exp(-delta)
+        rest = exps * row.counts
+        top = int(np.argmax(z))
+        # S − 1, summed without the largest term: what 1 − p of a saturated class is made of
+        others = float(np.delete(rest, top).sum()) + float(row.counts[top] - 1)
+        log_sum = math.log1p(others)
+        p_log2 = np.maximum(-(delta + log_sum) / math.log(2), _NOTHING_LOG2)
+        p_log2 = np.where(masked, _NOTHING_LOG2, p_log2)
+        p = np.exp2(p_log2)
+        one_minus_p = 1 - p
+        one_minus_p[z == largest] = others / (1 + others)
+        q = np.array([float(value) for value in row.q])
+        zeta, total_q = float(row.zeta), float(row.total_q)
+        lse = largest + log_sum
+        # p(W − q) − q(1 − p): no cancellation where q = 0 or q = W
+        inner = p * (total_q - q) - q * one_minus_p
+        if zeta:
+            inner = inner + 2 * zeta * lse * p
+    return Estimates(
+        row=row,
+        z=z,
+        slope=slope,
+        largest=largest,
+        log_sum=log_sum,
+        delta=delta,
+        p_log2=p_log2,
+        one_minus_p=one_minus_p,
+        q=q,
+        total_q=total_q,
+        zeta=zeta,
+        scale=float(row.scale),
+        temperature=temperature,
+        softcap=softcap,
+        weight=float(np.abs(q) @ row.counts) + (2 * abs(zeta) * (1 + abs(lse)) if zeta else 0.0),
+        inner=inner,
+    )
+
+
+def in_units(values: Array, unit_log2: Int64) -> Float64:
+    """Float64 `values` in units of 2^`unit_log2`."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.ldexp(np.asarray(values, np.float64), -unit_log2.astype(np.int32))
+
+
+def ulp_log2_of(fmt: Format, values: Float64) -> Int64:
+    """log2 of the ulp of float64 estimates in a gradient format; overflowing ones count as the largest finite value."""
+    return fmt.ulp_log2(np.clip(np.nan_to_num(values), -fmt.max, fmt.max))

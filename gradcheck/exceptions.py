@@ -1,0 +1,37 @@
+"""What can go wrong with the *program*; a numerical error is never an exception."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GradcheckError(Exception):
+    """Base of everything that the user can cause and mend: one sentence, no traceback, exit code 2."""
+
+
+class UsageError(GradcheckError):
+    """An option or an argument that cannot be understood, or that contradicts another."""
+
+
+class InputError(GradcheckError):
+    """A file, or data in it, that cannot be checked."""
+
+
+class UnknownNameError(UsageError):
+    """A name that no room of the house bears."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        close = difflib.get_close_matches(name, known, n=1)
+        if close:
+            hint = f"did you mean '{close[0]}'?"
+        elif len(known) <= 12:
+            hint = f"there are: {', '.join(known)}"
+        else:
+            hint = "'gradcheck explain' lists them"
+        super().__init__(f"unknown {kind} '{name}'; {hint}")
+
+
+class NotApplicableError(GradcheckError):
+    """A candidate that has no answer to this problem; becomes a skipped result, never an exit."""

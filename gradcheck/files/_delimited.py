@@ -1,0 +1,85 @@
+"""Rows of decimal numbers, one example a line; a header may name a column `labels`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import BinaryIO
+
+import numpy as np
+
+from gradcheck import files
+from gradcheck.exact import is_number
+from gradcheck.exceptions import InputError
+from gradcheck.formats import Array
+
+
+def read(stream: BinaryIO, delimiter: str) -> files.Contents:
+    """The numbers as text; the column `labels`, where the first line names one, apart."""
+    text = decode(stream)
+    try:
+        lines = [(n, row) for n, row in _numbered(text, delimiter) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise InputError(f"cannot be read as delimited text ({error})") from None
+    if not lines:
+        raise InputError("holds no rows")
+    header: list[str] = []
+    if not any(is_number(cell) for cell in lines[0][1]):
+        header = [cell.strip() for cell in lines.pop(0)[1]]
+        if not lines:
+            raise InputError("holds a header and no rows")
+    width = len(header) or len(lines[0][1])
+    for number, row in lines:
+        if len(row) != width:
+            raise InputError(f"line {number} has {len(row)} cells where {width} are expected")
+        for column, cell in enumerate(row):
+            if not is_number(cell):
+                raise InputError(f"line {number}, column {column + 1}: '{_short(cell)}' is not a number")
+    if header.count("labels") > 1:
+        raise InputError("names two columns 'labels'")
+    rows = [row for _, row in lines]
+    if "labels" not in header:
+        return {files.LONE: _texts(rows)}
+    at = header.index("labels")
+    labels = files.Texts(cells=[row[at] for row in rows], shape=(len(rows),))
+    rest = [row[:at] + row[at + 1 :] for row in rows]
+    return {"labels": labels} if width == 1 else {files.LONE: _texts(rest), "labels": labels}
+
+
+def write(stream: BinaryIO, logits: Array, labels: Array, delimiter: str) -> None:
+    """A line for each row, with a header where hard labels go along; soft labels have no column here."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
+    hard = labels.ndim == 1
+    if hard:
+        writer.writerow([*(f"class_{i}" for i in range(logits.shape[1])), "labels"])
+    else:
+        raise InputError("soft labels do not fit into delimited text; write .npz or .json")
+    for row, label in zip(logits.astype(np.float64).tolist(), labels.tolist(), strict=True):
+        writer.writerow([*(repr(value) for value in row), label])
+    stream.write(buffer.getvalue().encode())
+
+
+def decode(stream: BinaryIO) -> str:
+    """The stream's text.
+
+    Raises:
+        InputError: where it is not UTF-8.
+    """
+    try:
+        return stream.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"is not UTF-8 text (byte {error.start})") from None
+
+
+def _numbered(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
+    return [(reader.line_num, row) for row in reader]
+
+
+def _short(cell: str) -> str:
+    return cell if len(cell) <= 40 else cell[:37] + "..."
+
+
+def _texts(rows: list[list[str]]) -> files.Texts:
+    return files.Texts(cells=[cell for row in rows for cell in row], shape=(len(rows), len(rows[0])))

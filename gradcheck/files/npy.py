@@ -1,0 +1,22 @@
+"""NumPy's .npy: one array, the logits."""
+
+from __future__ import annotations
+
+import io
+from typing import BinaryIO
+
+from gradcheck import files
+from gradcheck.files import _arrays
+from gradcheck.formats import Array
+
+
+def read(stream: BinaryIO) -> files.Contents:
+    """The file's one array."""
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    return {files.LONE: _arrays.read_array(stream, size)}
+
+
+def write(stream: BinaryIO, logits: Array, labels: Array) -> None:
+    """The logits; labels have no place in a .npy file."""
+    _arrays.write_array(stream, logits)

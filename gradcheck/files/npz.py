@@ -1,0 +1,55 @@
+"""NumPy's .npz: a zip archive of named arrays."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from typing import BinaryIO
+
+from gradcheck import files
+from gradcheck.exceptions import InputError
+from gradcheck.files import _arrays
+from gradcheck.formats import Array
+
+_NAMES = ("logits", "labels", "weight", "gradient")
+
+# Real logits compress by 10 at best, a bomb by 1,000; small arrays of equal numbers may
+_BOMB_BYTES, _BOMB_RATIO = 1 << 26, 100
+
+
+def read(stream: BinaryIO) -> files.Contents:
+    """The arrays that gradcheck knows by name; where there is no `logits`, all names, to tell the user."""
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if len(members) != len(archive.infolist()):
+                raise InputError("holds two arrays of the same name")
+            wanted = [name for name in _NAMES if name in members]
+            found = {name: _member(archive, members[name], name) for name in wanted}
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError):
+        raise InputError("is no readable .npz archive (damaged, encrypted, or not a zip file)") from None
+    if not found:
+        raise InputError(f"holds no array named 'logits' (it has: {', '.join(sorted(members)[:8]) or 'nothing'})")
+    return found
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array:
+    if info.file_size > _BOMB_BYTES and info.file_size > _BOMB_RATIO * info.compress_size:
+        raise InputError(
+            f"'{name}' would unpack from {info.compress_size:,} to {info.file_size:,} bytes and is refused as a "
+            "zip bomb; an archive made by numpy.savez, without compression, is read at any size"
+        )
+    with archive.open(info) as member:
+        array = _arrays.read_array(member, info.file_size, f"'{name}'")  # type: ignore[arg-type]
+        member.read(1)  # reaching the end is what checks the CRC
+    return array
+
+
+def write(stream: BinaryIO, logits: Array, labels: Array) -> None:
+    """Both arrays, uncompressed."""
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, array in (("logits", logits), ("labels", labels)):
+            # a fixed date, so that the same arrays make the same file
+            info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            with archive.open(info, "w", force_zip64=True) as member:
+                _arrays.write_array(member, array)  # type: ignore[arg-type]

@@ -1,0 +1,274 @@
+"""The problem: all that defines one check, validated once, and its loss in canonical terms.
+
+Every loss option folds into four terms per row. With z = f(l) the transformed logits, S = Σ exp(z_j), lse = log S:
+
+    L = s · [ W·lse − Σ_j q_j z_j + ζ·lse² ],      W = Σ_j q_j
+    ∂L/∂l_i = s · f'(l_i) · [ (W + 2ζ·lse)·p_i − q_i ],      p = softmax(z)
+
+The reference, the built-in candidates and the tolerance read the terms; none of them knows an option's name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradcheck.exceptions import InputError
+from gradcheck.formats import Array, Float64, Format, Int64
+
+
+class RowStatus(enum.IntEnum):
+    """What a row can be judged on."""
+
+    JUDGED = 0
+    IGNORED = 1
+    """Left out by `ignore_index`: its gradient is exactly 0, whatever its logits hold."""
+    UNDEFINED = 2
+    """NaN, +inf or nothing but -inf among the logits: no loss, no gradient, nothing to judge."""
+
+
+class Stage(enum.IntEnum):
+    """When an option folds into the terms: options compose in this order, whatever order they are given in."""
+
+    ROWS = 1
+    LABELS = 2
+    LOGITS = 3
+    SCALE = 4
+
+
+class LossOption(Protocol):
+    """One loss option with its value."""
+
+    @property
+    def name(self) -> str:
+        """The option's public name."""
+        ...
+
+    @property
+    def value(self) -> str:
+        """Its value as the user would write it."""
+        ...
+
+    @property
+    def stage(self) -> Stage:
+        """When it folds."""
+        ...
+
+    def fold(self, terms: Terms) -> Terms:
+        """The terms with this option taken in. Raises InputError where it does not apply."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """The canonical loss of one row, where each distinct (logit, label weight) pair stands once.
+
+    Attributes:
+        logits: the m distinct pairs' logits, exact.
+        q: the pairs' label weights, exact.
+        counts: how many classes share each pair, (m,).
+        inverse: the pair of each class, (k,).
+    """
+
+    logits: Float64
+    q: tuple[Fraction, ...]
+    counts: Int64
+    inverse: Int64
+    scale: Fraction = Fraction(1)
+    zeta: Fraction = Fraction(0)
+    temperature: Fraction = Fraction(1)
+    softcap: Fraction | None = None
+    uniform_mass: Fraction = Fraction(0)
+    """ε·max(w): label weight that smoothing spreads over all classes."""
+
+    @property
+    def classes(self) -> int:
+        """k, the number of classes."""
+        return len(self.inverse)
+
+    @cached_property
+    def total_q(self) -> Fraction:
+        """W = Σ q over all classes."""
+        return sum((q * int(n) for q, n in zip(self.q, self.counts, strict=True) if q), Fraction(0))
+
+    @cached_property
+    def one_hot(self) -> bool:
+        """Whether a single class carries label weight and ζ = 0: then the truncation bound is relative."""
+        return not self.zeta and sum(int(n) for q, n in zip(self.q, self.counts, strict=True) if q) == 1
+
+    @property
+    def infinite_loss(self) -> bool:
+        """Whether a class with label weight has logit -inf."""
+        return any(q for q, logit in zip(self.q, self.logits, strict=True) if logit == -np.inf)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Terms:
+    """The canonical loss of a whole problem; options replace fields of it.
+
+    Attributes:
+        logits: (N, k), exact in float64.
+        hard: class of each row, (N,), or None.
+        soft: label weights, (N, k), exact in float64, or None; one of the two is given.
+        kept: rows that are not ignored, (N,).
+        scale: s, the same for every row.
+        empty_loss: the loss where no row is kept.
+    """
+
+    logits: Float64
+    hard: Int64 | None
+    soft: Float64 | None
+    kept: NDArray[np.bool_]
+    scale: Fraction = Fraction(1)
+    empty_loss: float = 0.0
+    zeta: Fraction = Fraction(0)
+    temperature: Fraction = Fraction(1)
+    softcap: Fraction | None = None
+    uniform_mass: Fraction = Fraction(0)
+
+    def take(self, rows: Int64) -> Terms:
+        """The same loss, of which only some rows are looked at: their share of a mean does not change."""
+        return dataclasses.replace(
+            self,
+            logits=self.logits[rows],
+            hard=None if self.hard is None else self.hard[rows],
+            soft=None if self.soft is None else self.soft[rows],
+            kept=self.kept[rows],
+        )
+
+    def row(self, n: int) -> Row:
+        """Row `n`; its logits must be defined."""
+        logits = self.logits[n]
+        if self.soft is not None:
+            labels = self.soft[n]
+        else:
+            labels = np.zeros(len(logits))
+            if self.hard is not None:
+                labels[self.hard[n]] = 1.0
+        # a complex number is a pair that np.unique sorts; +0.0 makes -0 and 0 the same logit
+        pairs, inverse, counts = np.unique((logits + 0.0) + 1j * labels, return_inverse=True, return_counts=True)
+        exact = {y: Fraction(y) for y in np.unique(pairs.imag).tolist()}
+        return Row(
+            logits=pairs.real.copy(),
+            q=tuple(exact[y] for y in pairs.imag.tolist()),
+            counts=counts.astype(np.int64),
+            inverse=inverse.reshape(-1).astype(np.int64),
+            scale=self.scale,
+            zeta=self.zeta,
+            temperature=self.temperature,
+            softcap=self.softcap,
+            uniform_mass=self.uniform_mass,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Problem:
+    """Logits, labels, loss options and format.
+
+    Attributes:
+        logits: (N, k) in the format's dtype; read-only.
+        labels: hard labels (N,) as int64, or soft labels (N, k) in the format's dtype; read-only.
+        loss: the loss options, at most one of a name.
+
+    Raises:
+        InputError: where shapes, types or label values cannot be a problem.
+    """
+
+    logits: Array
+    labels: Array
+    format: Format
+    loss: tuple[LossOption, ...] = ()
+
+    def __post_init__(self) -> None:
+        logits, labels = self.logits, self.labels
+        if logits.dtype != self.format.dtype:
+            raise InputError(f"logits are {logits.dtype}, the problem is {self.format.name}")
+        if logits.ndim != 2 or 0 in logits.shape:
+            raise InputError(f"logits have shape {logits.shape}; expected (rows, classes), neither of them 0")
+        if labels.shape == logits.shape[:1]:
+            if labels.dtype != np.int64:
+                raise InputError(
+                    f"labels of shape {labels.shape} name classes and must be integers, not {labels.dtype}"
+                )
+        elif labels.shape != logits.shape:
+            raise InputError(
+                f"labels have shape {labels.shape}; logits of shape {logits.shape} need {logits.shape[:1]} "
+                f"(a class for each row) or {logits.shape} (soft labels)"
+            )
+        elif labels.dtype != self.format.dtype:
+            raise InputError(f"soft labels are {labels.dtype}, the problem is {self.format.name}")
+        names = [option.name for option in self.loss]
+        if len(set(names)) != len(names):
+            raise InputError(f"a loss option is given twice: {', '.join(names)}")
+        for name, array in (("logits", logits), ("labels", labels)):
+            view = array.view()  # the caller's own array stays writeable
+            view.flags.writeable = False
+            object.__setattr__(self, name, view)
+        _ = self.terms  # folds and validates the labels now, where the cause is still known
+
+    def take(self, rows: Int64) -> Problem:
+        """Some rows of the problem, by number; under a mean each keeps its share of the whole."""
+        part = dataclasses.replace(self, logits=self.logits[rows], labels=self.labels[rows])
+        part.__dict__["terms"] = self.terms.take(rows)
+        return part
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return int(self.logits.shape[0])
+
+    @property
+    def classes(self) -> int:
+        """k."""
+        return int(self.logits.shape[1])
+
+    @cached_property
+    def terms(self) -> Terms:
+        """The loss in canonical terms; labels of ignored rows are 0."""
+        is_hard = self.labels.ndim == 1
+        terms = Terms(
+            logits=self.logits.astype(np.float64),
+            hard=self.labels if is_hard else None,
+            soft=None if is_hard else self.labels.astype(np.float64),
+            kept=np.ones(self.rows, dtype=np.bool_),
+        )
+        for option in sorted(self.loss, key=lambda option: option.stage):
+            terms = option.fold(terms)
+        _check_labels(terms)
+        return terms
+
+    @cached_property
+    def status(self) -> Int64:
+        """The `RowStatus` of each row, (N,); ignored wins over undefined."""
+        logits = self.terms.logits
+        defined = ~np.isnan(logits).any(axis=1) & (logits.max(axis=1) < np.inf) & (logits.max(axis=1) > -np.inf)
+        status = np.where(defined, RowStatus.JUDGED, RowStatus.UNDEFINED)
+        return np.where(self.terms.kept, status, RowStatus.IGNORED).astype(np.int64)
+
+    @cached_property
+    def distinct(self) -> tuple[Row | None, ...]:
+        """Each row in canonical terms; None where it is ignored or undefined."""
+        return tuple(self.terms.row(n) if status == RowStatus.JUDGED else None for n, status in enumerate(self.status))
+
+
+def _check_labels(terms: Terms) -> None:
+    classes = terms.logits.shape[1]
+    if terms.hard is not None:
+        bad = np.flatnonzero(terms.kept & ((terms.hard < 0) | (terms.hard >= classes)))
+        if bad.size:
+            row, label = int(bad[0]), int(terms.hard[bad[0]])
+            hint = f"; rows to leave out need --loss ignore_index={label}" if label < 0 else ""
+            more = f" ({bad.size} rows have such a label)" if bad.size > 1 else ""
+            raise InputError(f"label {label} of row {row} is outside 0…{classes - 1}{more}{hint}")
+    elif terms.soft is not None:
+        places = np.argwhere(~(np.isfinite(terms.soft) & (terms.soft >= 0)))
+        if places.size:
+            row, cls = (int(i) for i in places[0])
+            raise InputError(f"soft label {terms.soft[row, cls]} of row {row}, class {cls} is not a finite number >= 0")

@@ -1,0 +1,249 @@
+"""The reference: high-precision central differences of the loss, each with its proved uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradcheck.estimates import Estimates, estimate, ulp_log2_of
+from gradcheck.exact import Dyadic
+from gradcheck.exceptions import UnknownNameError, UsageError
+from gradcheck.formats import Float64, Format, Int64
+from gradcheck.problem import Problem, RowStatus
+from gradcheck.reference import mpmath as engine
+from gradcheck.reference.rule import PRECISION_CAP_BITS, TARGET_BITS, Plan, plan, truncation_log2
+
+MINIMUM_DIGITS = 5
+SMALLEST_UNIT_LOG2 = -600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How references are made.
+
+    Attributes:
+        digits: the user's own working precision in decimal digits; None lets the format decide.
+        step_log2: log2 of the user's own step; None lets the format decide.
+        method: `incremental` or `direct`.
+        target_bits: G; without digits or step of the user's own, uncertainty is at most 2^-G ulp.
+    """
+
+    digits: int | None = None
+    step_log2: int | None = None
+    method: str = "incremental"
+    target_bits: int = TARGET_BITS
+
+    def __post_init__(self) -> None:
+        if self.method not in engine.METHODS:
+            raise UnknownNameError("method", self.method, engine.METHODS)
+        if self.digits is not None and not MINIMUM_DIGITS <= self.digits <= int(PRECISION_CAP_BITS * math.log10(2)):
+            raise UsageError(
+                f"--digits {self.digits} is outside {MINIMUM_DIGITS}…{int(PRECISION_CAP_BITS * math.log10(2))}"
+            )
+        if self.step_log2 is not None and not -PRECISION_CAP_BITS < self.step_log2 <= 0:
+            raise UsageError("--step is a power of two, at most 1")
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the user has taken step or precision out of the program's hands."""
+        return self.digits is not None or self.step_log2 is not None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RowReference:
+    """The reference of one row, a value for each distinct (logit, label weight) pair.
+
+    Attributes:
+        values: the central differences, exact as computed, (m,).
+        high, low: the same in units of 2^`unit_log2`, high + low, (m,).
+        ulp_log2: log2 of each value's ulp in the gradient format, (m,).
+        uncertainty: truncation + rounding bound, in the same units, (m,).
+        evaluations: rounds of Ziv's loop that it took.
+    """
+
+    estimates: Estimates
+    values: list[Dyadic]
+    high: Float64
+    low: Float64
+    ulp_log2: Int64
+    unit_log2: Int64
+    uncertainty: Float64
+    plan: Plan
+    evaluations: int
+
+    @cached_property
+    def loss(self) -> Dyadic | float:
+        """The row's loss to 30 digits; inf where a class with label weight has logit -inf."""
+        return math.inf if self.estimates.row.infinite_loss else engine.loss(self.estimates)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference:
+    """The exact gradient of a problem, spread over all classes, (N, k), as multiples of a unit.
+
+    A component's unit is its ulp, but never below 2^-600: the largest errors of the tiniest components would
+    overflow float64 in ulps of 2^-1074.
+
+    Attributes:
+        high, low: g = (high + low)·2^unit_log2.
+        uncertainty: bound on the error of high + low, in units.
+        judged: False in rows that are undefined, (N,).
+    """
+
+    format: Format
+    settings: Settings
+    rows: tuple[RowReference | None, ...]
+    high: Float64
+    low: Float64
+    ulp_log2: Int64
+    unit_log2: Int64
+    uncertainty: Float64
+    judged: NDArray[np.bool_]
+    inverse: tuple[Int64 | None, ...] = field(repr=False)
+
+    def exact(self, row: int, cls: int) -> Dyadic:
+        """The reference of one component, to all its digits."""
+        reference, inverse = self.rows[row], self.inverse[row]
+        if reference is None or inverse is None:
+            return Dyadic(0, 0)
+        return reference.values[int(inverse[cls])]
+
+    def in_ulps(self, values: Float64) -> Float64:
+        """Values in units, (N, k), as ulps; inf past 2^1024 of them."""
+        with np.errstate(over="ignore"):
+            return np.ldexp(values, (self.unit_log2 - self.ulp_log2).astype(np.int32))
+
+    @property
+    def plans(self) -> list[Plan]:
+        """The plan of each row that has one."""
+        return [row.plan for row in self.rows if row is not None]
+
+    @property
+    def evaluations(self) -> int:
+        """The most rounds that a row took."""
+        return max((row.evaluations for row in self.rows if row is not None), default=0)
+
+
+def compute(problem: Problem, fmt: Format, settings: Settings, on_row: Callable[[], None] = lambda: None) -> Reference:
+    """The reference of every row of `problem` for gradients in the format `fmt`; `on_row` is called after each."""
+    rows = []
+    for row in problem.distinct:
+        rows.append(None if row is None else _row(estimate(row), fmt, settings))
+        on_row()
+    return _assemble(problem, fmt, settings, rows)
+
+
+def refine(problem: Problem, reference: Reference, rows: Iterable[int], target_bits: int) -> Reference:
+    """`reference` with the given rows made again to an uncertainty of 2^-`target_bits` ulp."""
+    settings = Settings(method=reference.settings.method, target_bits=target_bits)
+    renewed = list(reference.rows)
+    for n in rows:
+        old = renewed[n]
+        if old is not None:
+            renewed[n] = _row(old.estimates, reference.format, settings)
+    return _assemble(problem, reference.format, reference.settings, renewed)
+
+
+def sufficient_digits(problem: Problem, fmt: Format) -> int:
+    """The decimal digits that decide every row, for a user whose own digits or step do not."""
+    settings = Settings()
+    bits = [_row(estimate(row), fmt, settings).plan.precision_bits for row in problem.distinct if row is not None]
+    return digits_of(max(bits, default=fmt.precision))
+
+
+def digits_of(precision_bits: int) -> int:
+    """Whole decimal digits that a working precision holds."""
+    return int(precision_bits * math.log10(2))
+
+
+def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
+    """One row, evaluated again with a smaller step and more bits until the uncertainty is met (Ziv's strategy)."""
+    ulp_log2 = ulp_log2_of(fmt, estimates.gradient)
+    current = plan(estimates, fmt, ulp_log2, settings.target_bits, settings.step_log2)
+    if settings.digits is not None:
+        bits = math.ceil(settings.digits * math.log2(10))
+        current = Plan(step_log2=current.step_log2, precision_bits=bits)
+    for evaluations in range(1, 1000):
+        evaluation = engine.METHODS[settings.method](estimates, current)
+        truncation = truncation_log2(estimates, current.step_log2)
+        error_log2 = np.logaddexp2(truncation, evaluation.rounding_log2)
+        ulp_log2, high, low = _split(evaluation.values, fmt)
+        unit_log2 = np.maximum(ulp_log2, SMALLEST_UNIT_LOG2)
+        found = RowReference(
+            estimates=estimates,
+            values=evaluation.values,
+            high=high,
+            low=low,
+            ulp_log2=ulp_log2,
+            unit_log2=unit_log2,
+            uncertainty=np.exp2(np.minimum(error_log2 - unit_log2, 1023)),
+            plan=current,
+            evaluations=evaluations,
+        )
+        # Where the error may hide the value, ask as if the value were smaller still, and bolder every round
+        floor = np.maximum(fmt.subnormal_log2, np.floor(error_log2) - fmt.precision - 32 * 2.0**evaluations)
+        unsure = found.uncertainty >= np.abs(high) / 2
+        goal = np.where(unsure, np.minimum(floor, ulp_log2), ulp_log2) - settings.target_bits
+        if settings.fixed or bool((error_log2 <= goal).all()):
+            break
+        coarse = max(0, math.ceil((float((truncation - goal).max()) + 1) / 2))
+        short = max(0, math.ceil(float((evaluation.rounding_log2 - goal).max()) + 1))
+        if current.precision_bits + coarse + short > PRECISION_CAP_BITS:
+            break
+        current = Plan(step_log2=current.step_log2 - coarse, precision_bits=current.precision_bits + coarse + short)
+    return found
+
+
+def _split(values: list[Dyadic], fmt: Format) -> tuple[Int64, Float64, Float64]:
+    """log2 ulp of each exact value, and the value in units as the sum of two float64."""
+    ulps, highs, lows = [], [], []
+    for value in values:
+        size = abs(value.man)
+        bits = size.bit_length()
+        top = bits + value.exp
+        if not size or top < fmt.subnormal_log2 - 1000:
+            ulp, high, low = fmt.subnormal_log2, 0.0, 0.0
+        else:
+            ulp = max(top - 1, fmt.emin) - fmt.precision + 1
+            cut = max(0, bits - 53)
+            head = size >> cut
+            tail = size - (head << cut)
+            drop = max(0, tail.bit_length() - 53)
+            unit = max(ulp, SMALLEST_UNIT_LOG2)
+            high = math.ldexp(head, cut + value.exp - unit)
+            low = math.ldexp(tail >> drop, drop + value.exp - unit)
+        sign = -1.0 if value.man < 0 else 1.0
+        ulps.append(ulp)
+        highs.append(sign * high)
+        lows.append(sign * low)
+    return np.array(ulps, dtype=np.int64), np.array(highs), np.array(lows)
+
+
+def _assemble(problem: Problem, fmt: Format, settings: Settings, rows: list[RowReference | None]) -> Reference:
+    shape = (problem.rows, problem.classes)
+    high, low, uncertainty = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    ulp_log2 = np.full(shape, fmt.subnormal_log2, dtype=np.int64)
+    unit_log2 = np.maximum(ulp_log2, SMALLEST_UNIT_LOG2)
+    inverse = tuple(None if row is None else row.inverse for row in problem.distinct)
+    for n, (row, spread) in enumerate(zip(rows, inverse, strict=True)):
+        if row is not None:
+            high[n], low[n] = row.high[spread], row.low[spread]
+            ulp_log2[n], unit_log2[n] = row.ulp_log2[spread], row.unit_log2[spread]
+            uncertainty[n] = row.uncertainty[spread]
+    return Reference(
+        format=fmt,
+        settings=settings,
+        rows=tuple(rows),
+        high=high,
+        low=low,
+        ulp_log2=ulp_log2,
+        unit_log2=unit_log2,
+        uncertainty=uncertainty,
+        judged=problem.status != RowStatus.UNDEFINED,
+        inverse=inverse,
+    )

@@ -1,0 +1,300 @@
+"""Central differences in mpmath's arithmetic, at an explicit precision and with a bound on the rounding.
+
+Nothing here reads or sets a global precision. `incremental` works on scaled integers: a number x is held as
+floor(x·2^P), so that every error is a count of units 2^-P and the bounds are sums of small integers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import mpmath
+import numpy as np
+from mpmath.libmp import (
+    from_float,
+    from_man_exp,
+    from_rational,
+    mpf_add,
+    mpf_cosh_sinh,
+    mpf_div,
+    mpf_exp,
+    mpf_log,
+    mpf_mul,
+    mpf_shift,
+    mpf_sub,
+    mpf_sum,
+    to_fixed,
+)
+
+from gradcheck.estimates import Estimates
+from gradcheck.exact import Dyadic
+from gradcheck.formats import Float64
+from gradcheck.problem import Row
+from gradcheck.reference.rule import Plan
+
+NAME = "mpmath"
+CERTIFIED = False
+"""libmp's exp and log are taken to be good to one unit in their last place; they state no proof."""
+
+_LOSS_BITS = 128
+_Raw = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """Central differences of one row: a value for each distinct pair, and log2 of each one's rounding bound."""
+
+    values: list[Dyadic]
+    rounding_log2: Float64
+
+
+def incremental(estimates: Estimates, plan: Plan) -> Evaluation:
+    """Both perturbed losses from S± = S + (exp(z_i±) − exp(z_i)): O(1) work for each component."""
+    row, bits, steps = estimates.row, plan.precision_bits, -plan.step_log2
+    shifted = _Shifted(estimates, plan)
+    total = sum(n * e for n, e in zip(row.counts.tolist(), shifted.exps, strict=True))
+    # label weights below 1 need as many more bits behind the point
+    extra = 8 + max(0, -_floor_log2(max((abs(q) for q in row.q), default=Fraction(1)) or Fraction(1)))
+    to_units = bits + extra
+    total_q, zeta = row.total_q, row.zeta
+    linear = shifted.linear(to_units)
+    largest = to_fixed(shifted.largest, bits) if zeta else 0
+    values = []
+    for i, exp in enumerate(shifted.exps):
+        if shifted.masked[i]:
+            values.append(_rational(-row.q[i] * row.scale, bits))
+            continue
+        up, down = shifted.around(i, exp)
+        log_up = to_fixed(mpf_log(from_man_exp(total + up, -bits), bits, "n"), bits)
+        log_down = to_fixed(mpf_log(from_man_exp(total + down, -bits), bits, "n"), bits)
+        difference = _times(total_q, log_up - log_down, extra) - linear(i)
+        if zeta:
+            squares = (largest + log_up) ** 2 - (largest + log_down) ** 2
+            difference += _times(zeta, squares, extra - bits)
+        values.append(Dyadic(difference, steps - 1 - to_units).scaled(row.scale, bits))
+    return Evaluation(values=values, rounding_log2=_incremental_rounding_log2(estimates, plan))
+
+
+def _incremental_rounding_log2(estimates: Estimates, plan: Plan) -> Float64:
+    """Each unit is 2^-P: exps 2 (one more for a rounded argument), their sum k times that, S± − S three and what
+    of exp's error the step passes on, each log one for its rounding, one for its floor, relative to ln S."""
+    e, row = estimates, estimates.row
+    plain = row.softcap is None
+    exp_units = 6.0 if not plain else 2.0 if row.temperature == 1 else 3.0
+    step = math.ldexp(1.0, plan.step_log2) / min(e.temperature, e.softcap)
+    moved_units = exp_units * math.expm1(step) + 3 if plain else exp_units + 1
+    heaviest = float(np.abs(e.q).max())
+    # per component, divided by 2^H: the part that the division by 2h magnifies, and the part that it does not
+    magnified = e.weight * (moved_units * math.exp(step) + e.log_sum + step + 1) + heaviest * (2.0**-6)
+    if not plain:
+        magnified += 2 * heaviest
+    common = e.weight * e.p * row.classes * exp_units * math.exp(2 * step) + np.abs(e.inner)
+    units = e.scale * (magnified + np.ldexp(common, plan.step_log2))
+    return np.asarray(np.log2(units) - plan.step_log2 - plan.precision_bits)
+
+
+def direct(estimates: Estimates, plan: Plan) -> Evaluation:
+    """The loss from its definition at both perturbed points: O(k) work for each, O(k²) for the row."""
+    row, bits = estimates.row, plan.precision_bits
+    context = mpmath.MPContext()
+    context.prec = bits
+    step = Fraction(2) ** plan.step_log2
+    logits = [None if logit == -np.inf else Fraction(logit) for logit in row.logits.tolist()]
+    origin = max(logit for logit in logits if logit is not None) if row.softcap is None else Fraction(0)
+
+    def real(x: Fraction) -> Any:
+        return context.make_mpf(from_rational(x.numerator, x.denominator, bits))
+
+    def transform(logit: Fraction) -> Any:
+        if row.softcap is None:
+            return real((logit - origin) / row.temperature)
+        return real(row.softcap) * context.tanh(real(logit / row.softcap)) / real(row.temperature)
+
+    def loss(moved: int, by: Fraction) -> Fraction:
+        # one class of pair `moved` is moved, the others that share the pair stay
+        points = [(n, logit, q) for n, logit, q in zip(row.counts.tolist(), logits, row.q, strict=True)]
+        n, logit, q = points[moved]
+        points[moved] = (n - 1, logit, q)
+        points.append((1, None if logit is None else logit + by, q))
+        present = [(n, x, q, transform(x)) for n, x, q in points if n and x is not None]
+        log_sum = context.log(context.fsum(n * context.exp(z) for n, _, _, z in present))
+        value = real(row.total_q) * log_sum
+        if row.zeta:
+            value += real(row.zeta) * (real(origin / row.temperature) + log_sum) ** 2
+        if row.softcap is None:  # exactly: a large gap would cost the digits of the difference
+            lines = sum((n * q * (x - origin) for n, x, q, _ in present if q), Fraction(0)) / row.temperature
+        else:
+            lines = _fraction(context.fsum(n * real(q) * z for n, _, q, z in present))
+        return _fraction(value) - lines
+
+    values = []
+    for i, logit in enumerate(logits):
+        if logit is None:
+            values.append(_rational(-row.q[i] * row.scale, bits))
+        else:
+            difference = (loss(i, step) - loss(i, -step)) / (2 * step)
+            values.append(_rational(difference * row.scale, bits + plan.precision_bits))
+    return Evaluation(values=values, rounding_log2=_direct_rounding_log2(estimates, plan))
+
+
+def _direct_rounding_log2(estimates: Estimates, plan: Plan) -> Float64:
+    """Relative errors of 2^-P: exp with its argument two, their sum one, log one of ln S, products two; the terms
+    of a softcap or of ζ lose in proportion to their own size."""
+    e, row = estimates, estimates.row
+    step = math.ldexp(1.0, plan.step_log2) / min(e.temperature, e.softcap)
+    reach = float(np.abs(e.z[np.isfinite(e.z)]).max()) if row.softcap is not None else 0.0
+    magnified = e.weight * (4 + 3 * (e.log_sum + step) + 8 * reach)
+    if e.zeta:
+        magnified += 6 * abs(e.zeta) * (abs(e.largest + e.log_sum) + step) ** 2
+    units = np.full(len(e.z), e.scale * magnified) + np.ldexp(np.abs(e.gradient), plan.step_log2)
+    return np.asarray(np.log2(units) - plan.step_log2 - plan.precision_bits)
+
+
+METHODS: dict[str, Callable[[Estimates, Plan], Evaluation]] = {"incremental": incremental, "direct": direct}
+
+
+def loss(estimates: Estimates) -> Dyadic:
+    """The row's loss s·[Σ q(z_max − z) + W·ln S + ζ·lse²] to some 128 bits: each term but ζ's is positive."""
+    row, bits = estimates.row, _LOSS_BITS
+    largest, args = _arguments(estimates, bits)
+    top = next(i for i, arg in enumerate(args) if arg is not None and not arg[1])
+    # ln S = log1p of the sum of all classes but one of the largest: S itself would hide e^-100 behind its 1
+    counts = [n - (i == top) for i, n in enumerate(row.counts.tolist())]
+    others = mpf_sum(
+        [
+            mpf_mul(from_man_exp(n, 0), mpf_exp(arg, bits, "n"))
+            for n, arg in zip(counts, args, strict=True)
+            if n and arg is not None
+        ],
+        bits,
+    )
+    log_sum = _log1p(others, bits)
+    terms: list[_Raw] = [mpf_mul(log_sum, _ratio(row.total_q, bits))]
+    for q, n, arg in zip(row.q, row.counts.tolist(), args, strict=True):
+        if q and arg is not None:
+            terms.append(mpf_mul(_ratio(-q * n, bits), arg))
+    if row.zeta:
+        lse = mpf_add(largest, log_sum, bits)
+        terms.append(mpf_mul(_ratio(row.zeta, bits), mpf_mul(lse, lse)))
+    return Dyadic.from_mpf(mpf_mul(mpf_sum(terms, bits), _ratio(row.scale, bits), bits))
+
+
+class _Shifted:
+    """One row's exp(z − z_max) as scaled integers, and what a step does to each."""
+
+    def __init__(self, estimates: Estimates, plan: Plan) -> None:
+        row, bits = estimates.row, plan.precision_bits
+        self._row, self._bits, self._plan = row, bits, plan
+        self.largest, args = _arguments(estimates, bits)
+        self.masked = [arg is None for arg in args]
+        # exp below 2^-(P+1) is 0 in units of 2^-P
+        nothing = (bits + 2) * math.log(2)
+        self.exps = [
+            0 if arg is None or delta > nothing else to_fixed(mpf_exp(arg, bits, "n"), bits)
+            for arg, delta in zip(args, estimates.delta.tolist(), strict=True)
+        ]
+        one = 1 << bits
+        step = _ratio(Fraction(2) ** plan.step_log2 / row.temperature, bits + 16)
+        self._rise = to_fixed(mpf_exp(step, bits + 4, "n"), bits) - one
+        self._fall = to_fixed(mpf_exp(mpf_sub(from_man_exp(0, 0), step), bits + 4, "n"), bits) - one
+        self._moves: dict[tuple[int, int], _Raw] = {}
+
+    def around(self, i: int, exp: int) -> tuple[int, int]:
+        """exp(z_i+) − exp(z_i) and exp(z_i−) − exp(z_i)."""
+        if self._row.softcap is None:
+            return (exp * self._rise) >> self._bits, (exp * self._fall) >> self._bits
+        up, down = (
+            to_fixed(mpf_exp(mpf_sub(self._moved(i, sign), self.largest), self._bits, "n"), self._bits)
+            for sign in (1, -1)
+        )
+        return up - exp, down - exp
+
+    def linear(self, to_units: int) -> Callable[[int], int]:
+        """q_i·(z_i+ − z_i−) in units of 2^-`to_units`, as a function of i."""
+        row = self._row
+        if row.softcap is None:
+            apart = 2 * Fraction(2) ** self._plan.step_log2 / row.temperature
+            table = {q: _times(q * apart, 1, to_units) for q in set(row.q)}
+            return lambda i: table[row.q[i]]
+        return lambda i: _times(
+            row.q[i],
+            to_fixed(mpf_sub(self._moved(i, 1), self._moved(i, -1)), self._bits),
+            to_units - self._bits,
+        )
+
+    def _moved(self, i: int, sign: int) -> _Raw:
+        if (i, sign) not in self._moves:
+            step = from_man_exp(sign, self._plan.step_log2)
+            self._moves[i, sign] = _capped(mpf_add(from_float(self._row.logits[i]), step), self._row, self._bits)
+        return self._moves[i, sign]
+
+
+def _arguments(estimates: Estimates, bits: int) -> tuple[_Raw, list[_Raw | None]]:
+    """max z, and z − max z for each pair (None where masked), good to 2^-`bits`."""
+    row = estimates.row
+    logits = [None if logit == -math.inf else from_float(logit) for logit in row.logits.tolist()]
+    if row.softcap is not None:
+        logits = [None if logit is None else _capped(logit, row, bits) for logit in logits]
+        temperature = None
+    else:
+        temperature = None if row.temperature == 1 else _ratio(1 / row.temperature, bits + 16)
+    # pairs are sorted by logit, and f increases
+    largest = next(logit for logit in reversed(logits) if logit is not None)
+    args = [None if logit is None else mpf_sub(logit, largest) for logit in logits]
+    if temperature is not None:
+        largest = mpf_mul(largest, temperature)
+        args = [None if arg is None else mpf_mul(arg, temperature, bits + 16) for arg in args]
+    return largest, args
+
+
+def _capped(logit: _Raw, row: Row, bits: int) -> _Raw:
+    """c·tanh(logit/c)/T with an absolute error below 2^-`bits`."""
+    assert row.softcap is not None
+    reach = max(0, _floor_log2(row.softcap / row.temperature) + 1)
+    bits = bits + reach + 8
+    tanh = mpf_cosh_sinh(mpf_div(logit, _ratio(row.softcap, bits + 16), bits), bits, "n", tanh=1)
+    capped: _Raw = mpf_mul(tanh, _ratio(row.softcap / row.temperature, bits), bits)
+    return capped
+
+
+def _log1p(x: _Raw, bits: int) -> _Raw:
+    """log(1 + x) for x >= 0 with a relative error of a few 2^-`bits`; mpmath 1.3 has no such libmp function."""
+    if not x[1]:
+        return x
+    magnitude = x[2] + x[3]
+    if magnitude < -bits:
+        # log1p(x) = x(1 − x/2 + …)
+        raised: _Raw = mpf_sub(x, mpf_shift(mpf_mul(x, x), -1), bits)
+    else:
+        raised = mpf_log(mpf_add(from_man_exp(1, 0), x), bits + max(0, -magnitude), "n")
+    return raised
+
+
+def _times(factor: Fraction, units: int, shift: int) -> int:
+    """floor(factor·units·2^shift)."""
+    numerator, denominator = factor.numerator * units, factor.denominator
+    return (numerator << shift) // denominator if shift >= 0 else numerator // (denominator << -shift)
+
+
+def _floor_log2(x: Fraction) -> int:
+    """floor(log2 x) or one less, for x > 0."""
+    return x.numerator.bit_length() - x.denominator.bit_length() - 1
+
+
+def _ratio(x: Fraction, bits: int) -> _Raw:
+    raw: _Raw = from_rational(x.numerator, x.denominator, bits)
+    return raw
+
+
+def _rational(x: Fraction, bits: int) -> Dyadic:
+    """`x` exactly where it is dyadic, else to a relative 2^-`bits`."""
+    return Dyadic(1, 0).scaled(x, bits)
+
+
+def _fraction(x: Any) -> Fraction:
+    value = Dyadic.from_mpf(x._mpf_)
+    return Fraction(value.man) * Fraction(2) ** value.exp

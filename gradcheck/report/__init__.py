@@ -1,0 +1,49 @@
+"""Reports: one file here for each output format, named as `--format` names it; all render the same `Report`.
+
+A file defines `render(report, style) -> str`. Cells, sentences and the JSON record are made once, in `_cells`,
+`_sentences` and `_record`.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from gradcheck import plugins
+from gradcheck.results import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """What the place that a report goes to can show.
+
+    Attributes:
+        width: columns of the terminal; None where lines may be as long as they like.
+        color: whether it shows colour.
+        verbose: whether passing results are explained too.
+    """
+
+    width: int | None = None
+    color: bool = False
+    verbose: bool = False
+
+
+def names() -> list[str]:
+    """The output formats."""
+    return plugins.names(sys.modules[__name__])
+
+
+def summary(name: str) -> str:
+    """What an output format is, in one sentence."""
+    return plugins.summary(plugins.load(sys.modules[__name__], "report format", name))
+
+
+def render(name: str, report: Report, style: Style) -> str:
+    """`report` in the output format `name`, ending with a newline.
+
+    Raises:
+        UnknownNameError: where there is no such format.
+    """
+    module = plugins.load(sys.modules[__name__], "report format", name)
+    text: str = module.render(report, style)
+    return text

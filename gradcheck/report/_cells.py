@@ -1,0 +1,63 @@
+"""The cells that every table shows, formatted once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gradcheck import text
+from gradcheck.reference import digits_of
+from gradcheck.report import _sentences
+from gradcheck.results import Judged, Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of a table: its title and the text of its cell."""
+
+    title: str
+    cell: Callable[[Result], str]
+    number: bool = False
+
+
+def _metric(name: str) -> Callable[[Result], str]:
+    def cell(result: Result) -> str:
+        if not isinstance(result.outcome, Judged):
+            return text.NOTHING
+        extreme = result.outcome.measures.extremes[name]
+        return text.brief(None if extreme is None else extreme.value)
+
+    return cell
+
+
+def _worst(result: Result) -> str:
+    if not isinstance(result.outcome, Judged) or result.outcome.decision.worst is None:
+        return _sentences.reason(result)
+    return _sentences.place(result.outcome.decision.worst, result)
+
+
+def _digits(result: Result) -> str:
+    if not isinstance(result.outcome, Judged) or result.outcome.reference is None:
+        return text.NOTHING
+    return str(digits_of(result.outcome.reference.precision_bits))
+
+
+def _format(result: Result) -> str:
+    if result.format is result.gradient_format:
+        return result.format.name
+    return f"{result.format.name} > {result.gradient_format.name}"
+
+
+CASE = Column(title="case", cell=lambda result: text.name(result.case))
+FORMAT = Column(title="format", cell=_format)
+CANDIDATE = Column(title="candidate", cell=lambda result: text.name(result.candidate))
+ABS = Column(title="max abs", cell=_metric("abs"), number=True)
+REL = Column(title="max rel", cell=_metric("rel"), number=True)
+ULP = Column(title="max ulp", cell=_metric("ulp"), number=True)
+BOUND = Column(title="bound", cell=_metric("bound"), number=True)
+DIGITS = Column(title="digits", cell=_digits, number=True)
+VERDICT = Column(title="verdict", cell=lambda result: result.verdict.value)
+WORST = Column(title="worst place", cell=_worst)
+
+COLUMNS = (CASE, FORMAT, CANDIDATE, ABS, REL, ULP, BOUND, DIGITS, VERDICT, WORST)
+"""Every column, in the order of a table."""

@@ -1,0 +1,117 @@
+"""The JSON record of a result and of a report. docs/cli.md describes it; fields are added, never changed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gradcheck import text
+from gradcheck.metrics import Extreme
+from gradcheck.reference import digits_of
+from gradcheck.report import _sentences
+from gradcheck.results import Judged, Report, Result
+
+SCHEMA_VERSION = 1
+_MAXIMA = {"abs": "max_abs", "rel": "max_rel", "ulp": "max_ulp", "bound": "max_bound", "norm": "norm"}
+
+
+def report_record(report: Report) -> dict[str, Any]:
+    """A whole report."""
+    return {
+        **head(report),
+        "results": [result_record(result) for result in report.results],
+    }
+
+
+def head(report: Report) -> dict[str, Any]:
+    """All of a report but its results."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "gradcheck": report.version,
+        "settings": dict(report.settings),
+        "notes": list(report.notes),
+        "summary": {verdict.value: n for verdict, n in report.summary.items()},
+    }
+
+
+def result_record(result: Result) -> dict[str, Any]:
+    """One result; numbers that JSON cannot hold are strings, exact values decimal strings."""
+    record: dict[str, Any] = {
+        "case": result.case,
+        "candidate": result.candidate,
+        "dtype": result.format.name,
+        "gradient_dtype": result.gradient_format.name,
+        "loss": dict(result.loss),
+        "rows": result.rows,
+        "classes": result.classes,
+        "tolerance": result.tolerance,
+        "verdict": result.verdict.value,
+        "reason": _sentences.reason(result),
+        "again": result.again,
+    }
+    outcome = result.outcome
+    if not isinstance(outcome, Judged):
+        empty = (
+            "worst",
+            "loss_value",
+            "undefined_rows",
+            "nonfinite",
+            "total",
+            "flushed",
+            "wrong_sign",
+            "reference",
+        )
+        return record | dict.fromkeys([*_MAXIMA.values(), "places", *empty, "diagnosis"])
+    measures, facts = outcome.measures, outcome.reference
+    return record | {
+        **{field: _number(_value(measures.extremes[name])) for name, field in _MAXIMA.items()},
+        "worst": _place(result, outcome.decision.worst),
+        "places": {name: _place(result, extreme) for name, extreme in measures.extremes.items()},
+        "failed": outcome.decision.failed,
+        "judged": outcome.decision.judged,
+        "loss_value": text.exact(outcome.loss),
+        "undefined_rows": measures.undefined_rows,
+        "infinite_loss_rows": measures.infinite_loss_rows,
+        "nonfinite": measures.nonfinite,
+        "total": _number(measures.total),
+        "flushed": measures.flushed,
+        "wrong_sign": measures.wrong_sign,
+        "ignored_nonzero": measures.ignored_nonzero,
+        "reference": None
+        if facts is None
+        else {
+            "engine": facts.engine,
+            "method": facts.method,
+            "order": facts.order,
+            "step": text.power_of_two(facts.step_log2),
+            "digits": digits_of(facts.precision_bits),
+            "precision_bits": facts.precision_bits,
+            "uncertainty_ulp": _number(facts.uncertainty_ulp),
+            "certified": facts.certified,
+            "evaluations": facts.evaluations,
+        },
+        "diagnosis": None,
+    }
+
+
+def _value(extreme: Extreme | None) -> float | None:
+    return None if extreme is None else extreme.value
+
+
+def _place(result: Result, extreme: Extreme | None) -> dict[str, Any] | None:
+    if extreme is None:
+        return None
+    return {
+        "row": result.row_number(extreme.row),
+        "class": extreme.cls,
+        "candidate": text.plain(extreme.candidate),
+        "candidate_hex": text.hexadecimal(extreme.candidate),
+        "reference": text.exact(extreme.reference),
+        "ulp": _number(extreme.ulp),
+    }
+
+
+def _number(x: float | None) -> float | str | None:
+    if x is None or math.isfinite(x):
+        return x
+    return text.plain(x)

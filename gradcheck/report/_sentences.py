@@ -1,0 +1,93 @@
+"""What a result says, in one sentence; and a report, in one line."""
+
+from __future__ import annotations
+
+from gradcheck import text
+from gradcheck.metrics import Extreme
+from gradcheck.results import Crashed, Judged, Report, Result, Skipped, Verdict
+
+
+def reason(result: Result) -> str:
+    """Why the result is what it is: place, both values, size, limit."""
+    match result.outcome:
+        case Skipped(reason=why) | Crashed(reason=why):
+            return text.name(why)
+        case Judged() as judged:
+            return _judged(result, judged)
+
+
+def _judged(result: Result, judged: Judged) -> str:
+    worst = judged.decision.worst
+    if worst is None:
+        return "no component was judged"
+    against = _limit(result.tolerance, judged.decision.limit_ulps)
+    match judged.verdict:
+        case Verdict.FAIL:
+            return (
+                f"{place(worst, result)}, off by {text.brief(worst.ulp)} ulp where {against}; "
+                f"{text.count(judged.decision.failed, 'component')} of {judged.decision.judged:,} "
+                f"{'is' if judged.decision.failed == 1 else 'are'} past the limit{_findings(judged)}"
+            )
+        case Verdict.INCONCLUSIVE:
+            facts = judged.reference
+            uncertainty = text.brief(facts.uncertainty_ulp) if facts else "0"
+            advice = (
+                f"--digits {judged.sufficient_digits} with --step auto would do"
+                if judged.sufficient_digits
+                else "the candidate meets its limit exactly, as far as 5,000 bits can tell"
+            )
+            return (
+                f"the reference is uncertain by {uncertainty} ulp, too much to decide whether {against} "
+                f"({text.count(len(judged.decision.undecided_rows), 'row')} undecided): {advice}"
+            )
+        case _:
+            return f"the largest error is {text.brief(worst.value)} of its limit{_findings(judged)}"
+
+
+def _limit(tolerance: str, ulps: float) -> str:
+    if tolerance == "stable":
+        return f"a sound algorithm stays within {text.brief(ulps)}"
+    return f"{tolerance} allows {text.brief(ulps)}"
+
+
+def place(extreme: Extreme, result: Result) -> str:
+    """Where a component stands, with the candidate's value and the reference's."""
+    fmt = result.gradient_format
+    return (
+        f"row {result.row_number(extreme.row)}, class {extreme.cls}: {text.candidate(extreme.candidate, fmt)} "
+        f"(reference {text.reference(extreme.reference, fmt)})"
+    )
+
+
+def _findings(judged: Judged) -> str:
+    measures = judged.measures
+    found = [
+        f"{text.count(n, 'component')} {what}"
+        for n, what in (
+            (measures.nonfinite, "not finite"),
+            (measures.wrong_sign, "of the wrong sign"),
+            (measures.flushed, "0 where a nonzero value is due"),
+            (measures.ignored_nonzero, "not 0 in ignored rows"),
+        )
+        if n
+    ]
+    if measures.total is not None and measures.total > 1:
+        found.append(f"a row's sum is off by {text.brief(measures.total)} times what rounding explains")
+    if measures.undefined_rows:
+        found.append(f"{text.count(measures.undefined_rows, 'row')} undefined and not judged")
+    return "".join(f"; {finding}" for finding in found)
+
+
+def summary(report: Report) -> str:
+    """How many results have each verdict, in one line."""
+    counts = [f"{n} {_PLURAL[verdict]}" for verdict, n in report.summary.items() if n]
+    return f"{text.count(len(report.results), 'result')}: {', '.join(counts) or 'nothing was checked'}"
+
+
+_PLURAL = {
+    Verdict.PASS: "passed",
+    Verdict.FAIL: "failed",
+    Verdict.INCONCLUSIVE: "inconclusive",
+    Verdict.SKIPPED: "skipped",
+    Verdict.CRASHED: "crashed",
+}

@@ -1,0 +1,25 @@
+"""Plain lines: one a result, whatever the width, for pipes and logs."""
+
+from __future__ import annotations
+
+from gradcheck.report import Style, _cells, _sentences
+from gradcheck.results import Report, Verdict
+
+_SHOWN = (_cells.ABS, _cells.REL, _cells.ULP, _cells.BOUND, _cells.DIGITS)
+
+
+def render(report: Report, style: Style) -> str:
+    """`VERDICT case format candidate metric=value …`, then what failed and how to see it again."""
+    lines = []
+    for result in report.results:
+        head = [column.cell(result) for column in (_cells.VERDICT, _cells.CASE, _cells.FORMAT, _cells.CANDIDATE)]
+        metrics = [f"{column.title.replace(' ', '_')}={column.cell(result)}" for column in _SHOWN]
+        lines.append("  ".join([*head, *metrics]))
+        if result.verdict is not Verdict.PASS or style.verbose:
+            lines.append(f"    {_sentences.reason(result)}")
+            if result.again:
+                lines.append(f"    again: {result.again}")
+        else:
+            lines[-1] += f"  {_cells.WORST.cell(result)}"
+    lines += [f"note: {note}" for note in report.notes]
+    return "\n".join([*lines, _sentences.summary(report)]) + "\n"

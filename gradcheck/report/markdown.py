@@ -1,0 +1,37 @@
+"""A Markdown table, as GitHub renders it."""
+
+from __future__ import annotations
+
+import re
+
+from gradcheck.report import Style, _cells, _sentences
+from gradcheck.results import Report, Verdict
+
+
+def render(report: Report, style: Style) -> str:
+    """The table, what failed, and the summary."""
+    lines = [
+        _line([column.title for column in _cells.COLUMNS]),
+        _line(["---:" if column.number else "---" for column in _cells.COLUMNS]),
+    ]
+    lines += [_line([_escaped(column.cell(result)) for column in _cells.COLUMNS]) for result in report.results]
+    failed = [result for result in report.results if result.verdict is not Verdict.PASS]
+    if failed:
+        lines += ["", "What did not pass:", ""]
+        for result in failed:
+            where = _escaped(" ".join(column.cell(result) for column in (_cells.CASE, _cells.FORMAT, _cells.CANDIDATE)))
+            lines.append(f"- **{where}**: {_escaped(_sentences.reason(result))}")
+    lines += [
+        "",
+        *(f"Note: {_escaped(note)}\n" for note in report.notes),
+        f"**{_sentences.summary(report)}**",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escaped(cell: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", cell)

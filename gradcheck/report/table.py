@@ -1,0 +1,79 @@
+"""A table for terminals; it drops columns before it would cut a digit, and says which."""
+
+from __future__ import annotations
+
+import io
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gradcheck import text
+from gradcheck.report import Style, _cells, _sentences
+from gradcheck.results import Report, Verdict
+
+# The order in which columns make room in a narrow terminal
+_DROPPED = (_cells.DIGITS, _cells.ABS, _cells.REL, _cells.CANDIDATE, _cells.FORMAT)
+_WORST_WIDTH = 30
+_PADDING = 2
+_UNLIMITED = 100_000
+_COLORS = {Verdict.PASS: "green", Verdict.FAIL: "bold red"}
+
+
+def render(report: Report, style: Style) -> str:
+    """The table, then what did not pass with its reason, then the summary."""
+    width = style.width or _UNLIMITED
+    columns, dropped = _fitting(report, width)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, _PADDING, 0, 0), show_edge=False)
+    for column in columns:
+        last = column is _cells.WORST
+        table.add_column(column.title, justify="right" if column.number else "left", no_wrap=not last, overflow="fold")
+    for result in report.results:
+        color = _COLORS.get(result.verdict, "yellow")
+        table.add_row(
+            *(Text(column.cell(result), style=color if column is _cells.VERDICT else "") for column in columns)
+        )
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer,
+        width=width,
+        force_terminal=style.color,
+        color_system="standard" if style.color else None,
+        highlight=False,
+        markup=False,
+        soft_wrap=False,
+        legacy_windows=False,
+    )
+    if report.results:
+        console.print(table)
+    if dropped:
+        titles = ", ".join(column.title for column in dropped)
+        console.print(Text(f"left out at {width} columns: {titles} (--format concise or json shows all)"))
+    for result in report.results:
+        if result.verdict is not Verdict.PASS or style.verbose:
+            where = " ".join(column.cell(result) for column in (_cells.CASE, _cells.FORMAT, _cells.CANDIDATE))
+            color = _COLORS.get(result.verdict, "yellow")
+            console.print(Text.assemble((result.verdict.value, color), f" {where}: {_sentences.reason(result)}"))
+            if result.again:
+                console.print(Text(f"     again: {result.again}"), soft_wrap=True)
+    for note in report.notes:
+        console.print(Text(f"note: {text.name(note)}"))
+    console.print(Text(_sentences.summary(report), style="bold"))
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def _fitting(report: Report, width: int) -> tuple[list[_cells.Column], list[_cells.Column]]:
+    """The columns that fit, and those that had to go."""
+    natural = {
+        column.title: max([len(column.title), *(len(column.cell(result)) for result in report.results)])
+        for column in _cells.COLUMNS
+    }
+    natural[_cells.WORST.title] = min(natural[_cells.WORST.title], _WORST_WIDTH)
+    columns, dropped = list(_cells.COLUMNS), []
+    for column in _DROPPED:
+        if sum(natural[kept.title] + _PADDING for kept in columns) <= width:
+            break
+        columns.remove(column)
+        dropped.append(column)
+    return columns, dropped

@@ -1,0 +1,121 @@
+"""Results of checks: facts, frozen. `gradcheck.report` says how they look, the command line how the program ends."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gradcheck.exact import Dyadic
+from gradcheck.formats import Format
+from gradcheck.metrics import Decision, Measures
+
+
+class Verdict(enum.StrEnum):
+    """What can be said of a candidate on a problem."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+    SKIPPED = "skipped"
+    CRASHED = "crashed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceFacts:
+    """How the reference was made; of several rows the finest step, the most bits, the largest uncertainty."""
+
+    engine: str
+    method: str
+    order: int
+    step_log2: int
+    precision_bits: int
+    uncertainty_ulp: float
+    certified: bool
+    evaluations: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """The candidate gave a gradient and the reference was made."""
+
+    verdict: Verdict
+    measures: Measures
+    decision: Decision
+    reference: ReferenceFacts | None
+    loss: Dyadic | float
+    sufficient_digits: int | None = None
+    """Digits that would decide an inconclusive result, where the user's own did not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """There was nothing to judge, and why."""
+
+    reason: str
+    verdict: Verdict = field(default=Verdict.SKIPPED, init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crashed:
+    """The candidate gave no gradient, and why."""
+
+    reason: str
+    verdict: Verdict = field(default=Verdict.CRASHED, init=False)
+
+
+Outcome = Judged | Skipped | Crashed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One candidate on one problem.
+
+    Attributes:
+        case: the case's name, or the file's path.
+        format: the logits' format; gradient_format: the one that the gradient is judged in.
+        again: the command that shows this result again.
+        row_numbers: where only some rows of the input were checked, their numbers in the input.
+    """
+
+    case: str
+    candidate: str
+    format: Format
+    gradient_format: Format
+    loss: Mapping[str, str]
+    rows: int
+    classes: int
+    tolerance: str
+    outcome: Outcome
+    again: str = ""
+    row_numbers: tuple[int, ...] | None = None
+
+    def row_number(self, row: int) -> int:
+        """The number that a checked row has in the input."""
+        return row if self.row_numbers is None else self.row_numbers[row]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The outcome's verdict."""
+        return self.outcome.verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All results of one run.
+
+    Attributes:
+        version: gradcheck's own.
+        settings: what the run was asked to do, by option name.
+        notes: what a reader must know of the input: a cast, a sample, rows left out.
+    """
+
+    version: str
+    settings: Mapping[str, object]
+    results: tuple[Result, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> dict[Verdict, int]:
+        """How many results have each verdict."""
+        return {verdict: sum(result.verdict is verdict for result in self.results) for verdict in Verdict}
