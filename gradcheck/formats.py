@@ -138,11 +138,15 @@ class Format:
 
     def next_up(self, x: float) -> float:
         """The next larger value of the format."""
-        return float(np.nextafter(np.array(x, self.dtype), np.array(np.inf, self.dtype)))
+        return self._next(x, math.inf)
 
     def next_down(self, x: float) -> float:
         """The next smaller value of the format."""
-        return float(np.nextafter(np.array(x, self.dtype), np.array(-np.inf, self.dtype)))
+        return self._next(x, -math.inf)
+
+    def _next(self, x: float, towards: float) -> float:
+        with np.errstate(over="ignore", under="ignore"):
+            return float(np.nextafter(np.array(x, self.dtype), np.array(towards, self.dtype)))
 
     def __str__(self) -> str:
         return self.name

@@ -89,10 +89,12 @@ def decide(reference: Reference, candidate: Array, limits: Limits) -> Decision:
     errors = errors_in_units(reference, candidate)
     slack = reference.uncertainty * (1 + limits.slope)
     judged = np.broadcast_to(reference.judged[:, None], errors.shape)
-    with np.errstate(invalid="ignore"):
+    # An infinite error, NaN's among them, passes no limit, not even one that overflows
+    most = np.minimum(limits.units, np.finfo(np.float64).max)
+    with np.errstate(over="ignore"):
         # 2^-50 covers the rounding of the error and of the limit themselves
-        passed = errors * (1 + 2.0**-50) + slack <= limits.units
-        failed = errors * (1 - 2.0**-50) - slack > limits.units
+        passed = errors * (1 + 2.0**-50) + slack <= most
+        failed = errors * (1 - 2.0**-50) - slack > most
     passed |= (errors == 0) & (slack == 0)
     undecided = judged & ~passed & ~failed
     worst = _extreme(reference, candidate, reference.in_ulps(errors), _ratio(errors, limits.units), judged)

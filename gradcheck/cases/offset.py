@@ -31,7 +31,7 @@ def _mixed(fmt: Format) -> tuple[Logits, Labels]:
     offsets = [0.0, 1000.0, -1000.0, 10000.0, -10000.0]
     rows = []
     for offset in offsets:
-        rows.append(offset + np.array([0.0, 1.0, 0.0, -2.0]) * max(0.5, fmt.ulp(offset)))
+        rows.append(offset + np.array([1.0, 0.0, 1.0, -2.0]) * max(0.5, fmt.ulp(offset)))
     return np.array(rows), [0, 1, 2, 3, 0]
 
 

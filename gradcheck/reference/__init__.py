@@ -181,7 +181,8 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
             low=low,
             ulp_log2=ulp_log2,
             unit_log2=unit_log2,
-            uncertainty=np.exp2(np.minimum(error_log2 - unit_log2, 1023)),
+            # never rounded to 0, which would claim an exact value
+            uncertainty=np.exp2(np.clip(error_log2 - unit_log2, -1000, 1023)),
             plan=current,
             evaluations=evaluations,
         )

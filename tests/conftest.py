@@ -1,0 +1,72 @@
+"""What many tests need: problems from a line, the command line in this process, real logits."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradcheck import losses
+from gradcheck.formats import FORMATS, Array, Format, named
+from gradcheck.problem import Problem
+
+DATA = Path(__file__).parent / "data"
+EVERY_FORMAT = tuple(FORMATS.values())
+
+
+def make_problem(logits: Any, labels: Any, fmt: str | Format = "float64", loss: Sequence[str] = ()) -> Problem:
+    """A problem from nested lists; labels are hard where they are whole numbers."""
+    fmt = named(fmt) if isinstance(fmt, str) else fmt
+    labels = np.asarray(labels)
+    return Problem(
+        logits=fmt.round_array(np.asarray(logits, dtype=np.float64)),
+        labels=labels.astype(np.int64) if labels.ndim == 1 else fmt.round_array(labels.astype(np.float64)),
+        format=fmt,
+        loss=losses.parse(loss),
+    )
+
+
+def real(name: str, fmt: str | None = None, loss: Sequence[str] = ("reduction=mean",)) -> tuple[Problem, Any]:
+    """Real logits as a problem, cast to `fmt` if given, and the archive they come from."""
+    archive = np.load(DATA / f"{name}.npz", allow_pickle=False)
+    logits: Array = archive["logits"]
+    own = named("bfloat16") if logits.dtype == np.uint16 else named(logits.dtype.name)
+    exact = logits.view(own.dtype).astype(np.float64)
+    target = named(fmt) if fmt else own
+    problem = Problem(
+        logits=target.round_array(exact), labels=archive["labels"], format=target, loss=losses.parse(loss)
+    )
+    return problem, archive
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run of the program left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Program = Callable[..., Ran]
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
+    """The whole program in this process, its exit code and both its streams."""
+    from gradcheck.__main__ import main
+
+    def run(*words: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["gradcheck", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        captured = capsys.readouterr()
+        return Ran(left.value.code if isinstance(left.value.code, int) else 0, captured.out, captured.err)
+
+    return run

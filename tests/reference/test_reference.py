@@ -1,0 +1,366 @@
+"""The reference against certified gradients, hand-computed values, itself by another way, and planted mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+
+from gradcheck import cases, reference
+from gradcheck.estimates import estimate
+from gradcheck.exact import to_fraction
+from gradcheck.exceptions import UnknownNameError, UsageError
+from gradcheck.formats import Float64, Format, named
+from gradcheck.problem import Problem, Row
+from gradcheck.reference import Reference, Settings
+from gradcheck.reference import mpmath as engine
+from gradcheck.reference.rule import TARGET_BITS, Plan, plan
+from tests.conftest import EVERY_FORMAT, make_problem, real
+from tests.reference import closed_form
+
+CERTIFIED = (
+    "langid_sentences_f32",
+    "magika_f32",
+    "ocr_ddddocr_f32",
+    "sklearn_iris_logreg_f64",
+    "sklearn_digits_logreg_f64",
+    "smollm2_bf16",
+)
+
+
+def certified(archive: Any, values: Float64) -> tuple[Float64, Float64]:
+    """The archive's certified gradient, and `values` at the same components."""
+    if "grad_ref_f64" in archive:
+        return archive["grad_ref_f64"], values
+    return archive["grad_ref_sel_f64"], np.take_along_axis(values, archive["grad_idx"], axis=1)
+
+
+def errors_against_certified(exact: Reference, archive: Any) -> tuple[Float64, Float64]:
+    """|reference − certified| and the claimed uncertainty, both in units; the first lessened by float64's rounding."""
+    known, high = certified(archive, exact.high)
+    low, unit, claimed = (
+        certified(archive, values)[1] for values in (exact.low, exact.unit_log2, exact.uncertainty)
+    )
+    unit = unit.astype(np.int32)
+    apart = np.abs((np.ldexp(known, -unit) - high) - low)
+    rounding = np.ldexp(np.spacing(np.abs(known)), -unit) / 2  # in this order: half of the smallest would be 0
+    return np.maximum(apart - rounding, 0.0), claimed
+
+
+@pytest.mark.parametrize("name", CERTIFIED)
+def test_agrees_with_certified_gradients_to_the_last_digit(name: str) -> None:
+    """Every component, rounded to float64, is the certified one."""
+    problem, archive = real(name, "float64")
+    # 2^-40 ulp: at the default 2^-10 one component in some thousand would lie too near a rounding boundary
+    exact = reference.compute(problem, problem.format, Settings(target_bits=40))
+    # rounded once, from all digits: the sum of high and low would be rounded again in the subnormal range
+    rounded = np.zeros(problem.logits.shape)
+    for n, (row, spread) in enumerate(zip(exact.rows, exact.inverse, strict=True)):
+        assert row is not None
+        rounded[n] = np.array([problem.format.round(value) for value in row.values])[spread]
+    known, found = certified(archive, rounded)
+    assert np.array_equal(known, found)
+    assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-40
+    assert [float(to_fraction(row.loss) * problem.rows) for row in exact.rows if row] == pytest.approx(
+        archive["loss_rows_ref_f64"].tolist(), rel=2.0**-52, abs=0
+    )
+
+
+@pytest.mark.parametrize("own_format", [True, False], ids=["own", "float64"])
+@pytest.mark.parametrize("name", CERTIFIED)
+def test_certified_gradients_lie_within_the_claimed_uncertainty(name: str, own_format: bool) -> None:
+    problem, archive = real(name, None if own_format else "float64")
+    exact = reference.compute(problem, problem.format, Settings())
+    error, claimed = errors_against_certified(exact, archive)
+    assert (error <= claimed).all()
+    assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-TARGET_BITS
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [Settings(digits=14), Settings(digits=20), Settings(step_log2=-6), Settings(step_log2=-12)],
+    ids=["14 digits", "20 digits", "step 2^-6", "step 2^-12"],
+)
+@pytest.mark.parametrize("name", ["magika_f32", "sklearn_iris_logreg_f64", "langid_sentences_f32"])
+def test_uncertainty_follows_the_users_digits_and_step(name: str, settings: Settings) -> None:
+    """It grows with them, still contains the true error, and is not a thousand times too large."""
+    problem, archive = real(name, "float64")
+    rows = np.arange(0, problem.rows, 4)
+    archive = {key: archive[key][rows] for key in ("grad_ref_f64",)}
+    problem = problem.take(rows)
+    exact = reference.compute(problem, problem.format, settings)
+    error, claimed = errors_against_certified(exact, archive)
+    assert (error <= claimed).all()
+    unit = exact.unit_log2.astype(np.int32)
+    largest_error, largest_claim = (float(np.ldexp(values, unit).max()) for values in (error, claimed))
+    default = reference.compute(problem, problem.format, Settings())
+    assert largest_claim > 1000 * float(np.ldexp(default.uncertainty, default.unit_log2.astype(np.int32)).max())
+    assert largest_claim < 1000 * largest_error
+
+
+def test_uncertainty_of_a_published_row() -> None:
+    """−e^-37.43/(1 + e^-37.43), whose cancellation three frameworks got wrong."""
+    problem = make_problem([[37.42994775023705, 0.0]], [0])
+    exact = reference.compute(problem, problem.format, Settings())
+    assert problem.format.round(exact.exact(0, 0)) == -5.551115123125776e-17
+    assert problem.format.round(exact.exact(0, 1)) == 5.551115123125776e-17
+
+
+def test_hand_computed() -> None:
+    """Two equal logits: ±1/2; three with e^l = 1, 2, 5 as nearly as float64 has them: 1/8, 2/8, 5/8."""
+    problem = make_problem([[3.0, 3.0]], [1])
+    exact = reference.compute(problem, problem.format, Settings())
+    assert [float(to_fraction(exact.exact(0, i))) for i in (0, 1)] == [0.5, -0.5]
+    problem = make_problem([[0.0, math.log(2), math.log(5)]], [2], loss=["reduction=mean"])
+    exact = reference.compute(problem, problem.format, Settings())
+    found = [float(to_fraction(exact.exact(0, i))) for i in range(3)]
+    assert found == pytest.approx([1 / 8, 2 / 8, 5 / 8 - 1], rel=1e-15)
+
+
+# --- agreement, and proof that it can fail ---------------------------------------------------------------------
+
+
+def disagreement(one: Reference, other: Reference) -> float:
+    """The largest distance of two references, as a multiple of what both claim together."""
+    worst = 0.0
+    for left, right in zip(one.rows, other.rows, strict=True):
+        if left is None or right is None:
+            continue
+        claims = [
+            [Fraction(float(u)) * Fraction(2) ** int(unit) for u, unit in zip(row.uncertainty, row.unit_log2, strict=True)]
+            for row in (left, right)
+        ]
+        for a, b, *claimed in zip(left.values, right.values, *claims, strict=True):
+            apart = abs(to_fraction(a) - to_fraction(b))
+            if apart:
+                worst = max(worst, float(apart / sum(claimed)) if sum(claimed) else math.inf)
+    return worst
+
+
+def small_cases() -> list[tuple[str, Format]]:
+    return [
+        (case.name, fmt)
+        for case in cases.catalogue().values()
+        for fmt in EVERY_FORMAT
+        if (made := case.problem(fmt)) is not None
+        and max(len(row.logits) for row in made.distinct if row is not None) <= 64
+    ]
+
+
+def problem_of(name: str, fmt: Format) -> Problem:
+    made = cases.catalogue()[name].problem(fmt)
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize(("name", "fmt"), small_cases(), ids=str)
+def test_direct_and_incremental_and_two_precisions_agree(name: str, fmt: Format) -> None:
+    problem = problem_of(name, fmt)
+    # of rows that share everything but their order one is enough; direct is O(k²)
+    incremental = reference.compute(problem, fmt, Settings())
+    direct = reference.compute(problem, fmt, Settings(method="direct"))
+    finer = reference.compute(problem, fmt, Settings(target_bits=24))
+    assert disagreement(incremental, direct) <= 1
+    assert disagreement(incremental, finer) <= 1
+    for exact, bits in ((incremental, TARGET_BITS), (direct, TARGET_BITS), (finer, 24)):
+        assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-bits
+
+
+Evaluate = Callable[..., engine.Evaluation]
+
+
+def wrong_sum(evaluate: Evaluate) -> Evaluate:
+    """Leaves one class out of S."""
+
+    def wrong(estimates: Any, current: Plan) -> engine.Evaluation:
+        row = dataclasses.replace(estimates.row, counts=estimates.row.counts + np.eye(len(estimates.row.counts), dtype=int)[0])
+        return evaluate(dataclasses.replace(estimates, row=row), current)
+
+    return wrong
+
+
+def wrong_step(evaluate: Evaluate) -> Evaluate:
+    """Divides by a step other than the one that it took."""
+
+    def wrong(estimates: Any, current: Plan) -> engine.Evaluation:
+        found = evaluate(estimates, current)
+        values = [value.scaled(Fraction(1001, 1000), 400) for value in found.values]
+        return dataclasses.replace(found, values=values)
+
+    return wrong
+
+
+def wrong_rounding(evaluate: Evaluate) -> Evaluate:
+    """Claims more bits than it computed with."""
+
+    def wrong(estimates: Any, current: Plan) -> engine.Evaluation:
+        short = dataclasses.replace(current, precision_bits=current.precision_bits - 30)
+        return dataclasses.replace(
+            evaluate(estimates, short), rounding_log2=evaluate(estimates, current).rounding_log2
+        )
+
+    return wrong
+
+
+@pytest.mark.parametrize("mistake", [wrong_sum, wrong_step, wrong_rounding])
+def test_a_wrong_reference_is_caught(mistake: Callable[[Evaluate], Evaluate], monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = make_problem([[0.3, -1.2, 2.5, 0.7]], [1], "float32")
+    sound = reference.compute(problem, problem.format, Settings(method="direct"))
+    assert disagreement(sound, reference.compute(problem, problem.format, Settings())) <= 1
+    monkeypatch.setitem(engine.METHODS, "incremental", mistake(engine.METHODS["incremental"]))
+    assert disagreement(sound, reference.compute(problem, problem.format, Settings())) > 1
+
+
+# --- step and precision ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "gap", "most"), [("float32", 1e38, 190), ("float64", 1e300, 1130)])
+def test_huge_gaps_need_no_more_bits(name: str, gap: float, most: int) -> None:
+    for label in (0, 1):
+        problem = make_problem([[gap, 0.0, 1.0]], [label], name)
+        exact = reference.compute(problem, problem.format, Settings())
+        assert max(found.precision_bits for found in exact.plans) <= most
+        assert exact.evaluations == 1
+
+
+@pytest.mark.parametrize("fmt", EVERY_FORMAT, ids=str)
+@pytest.mark.parametrize("classes", [4, 7])
+def test_a_gradient_of_exactly_0_ends_decided(fmt: Format, classes: int) -> None:
+    problem = make_problem([[0.5] * classes], [[1 / classes] * classes], fmt)
+    exact = reference.compute(problem, fmt, Settings())
+    assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-TARGET_BITS
+    assert (np.abs(exact.high) <= exact.uncertainty).all()
+
+
+def test_ziv_takes_a_second_round_where_estimates_mislead() -> None:
+    """1/7 in float64: the estimate of the gradient is its own rounding error, the true gradient is 0."""
+    problem = make_problem([[0.5] * 7], [[1 / 7] * 7])
+    exact = reference.compute(problem, problem.format, Settings())
+    assert exact.evaluations >= 2
+    assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-TARGET_BITS
+    first = reference.compute(problem, problem.format, Settings(step_log2=exact.plans[0].step_log2 // 4))
+    assert first.evaluations == 1
+    assert first.in_ulps(first.uncertainty).max() > 2.0**-TARGET_BITS
+
+
+def test_equal_pairs_are_evaluated_once() -> None:
+    problem, _ = real("smollm2_bf16")
+    exact = reference.compute(problem, problem.format, Settings())
+    for row, found in zip(problem.distinct, exact.rows, strict=True):
+        assert row is not None
+        assert found is not None
+        assert len(found.values) == len(np.unique(np.delete(problem.terms.logits[0], 0))) or len(found.values) < 2500
+
+
+def test_gradients_are_judged_in_a_format_of_their_own() -> None:
+    """float64 gradients of bfloat16 logits: the digits follow the gradient."""
+    problem = make_problem([[1.5, 0.25, -3.0]], [0], "bfloat16")
+    narrow = reference.compute(problem, named("bfloat16"), Settings())
+    wide = reference.compute(problem, named("float64"), Settings())
+    assert wide.plans[0].precision_bits > narrow.plans[0].precision_bits + 60
+
+
+def test_refine_renews_the_rows_that_it_is_asked_to() -> None:
+    problem = make_problem([[1.0, 2.0], [3.0, 5.0]], [0, 1])
+    coarse = reference.compute(problem, problem.format, Settings())
+    fine = reference.refine(problem, coarse, [1], 40)
+    assert fine.rows[0] is coarse.rows[0]
+    assert fine.uncertainty[1].max() <= 2.0**-40 < fine.uncertainty[0].max()
+    assert disagreement(coarse, fine) <= 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [({"digits": 4}, UsageError), ({"digits": 10_000}, UsageError), ({"step_log2": 1}, UsageError), ({"method": "magic"}, UnknownNameError)],
+)
+def test_settings_are_validated(settings: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        Settings(**settings)
+
+
+def test_no_process_wide_mpmath_state_is_touched() -> None:
+    before = (mpmath.mp.prec, mpmath.mp.dps, mpmath.iv.prec)
+    problem = make_problem([[1.0, 2.0, -4.0]], [1])
+    for method in engine.METHODS:
+        reference.compute(problem, problem.format, Settings(method=method))
+    assert (mpmath.mp.prec, mpmath.mp.dps, mpmath.iv.prec) == before
+    mpmath.mp.prec = 20
+    try:
+        low = reference.compute(problem, problem.format, Settings())
+    finally:
+        mpmath.mp.prec = before[0]
+    assert disagreement(low, reference.compute(problem, problem.format, Settings())) == 0
+
+
+# --- the whole canonical loss, row by row ----------------------------------------------------------------------
+
+LOGITS = (
+    [0.5, -1.25, 3.0, 2.0],
+    [40.0, 0.0, -7.5, 1.0],
+    [300.0, 299.0, -300.0, 0.0],
+    [-math.inf, 1.0, 2.0, -1e4],
+)
+LABELS: tuple[list[float], ...] = ([0, 0, 1, 0], [1, 0, 0, 0], [0.25, 0.125, 0.5, 0.25], [1e-12, 0, 3, 0.7])
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"scale": Fraction(1, 7)},
+    {"zeta": Fraction(1, 10_000)},
+    {"temperature": Fraction(1, 3)},
+    {"temperature": Fraction(20)},
+    {"softcap": Fraction(30)},
+    {"softcap": Fraction(5), "temperature": Fraction(7, 10), "zeta": Fraction(1, 100), "scale": Fraction(1, 3)},
+)
+
+
+@pytest.mark.parametrize("method", ["incremental", "direct"])
+@pytest.mark.parametrize(("logits", "labels", "options"), [*itertools.product(LOGITS, LABELS, OPTIONS)])
+def test_every_term_of_the_loss_against_the_closed_form(
+    logits: list[float], labels: list[float], options: dict[str, Any], method: str
+) -> None:
+    base = make_problem([logits], [labels])
+    part = base.terms.row(0)
+    row = Row(logits=part.logits, q=part.q, counts=part.counts, inverse=part.inverse, **options)
+    known = closed_form.gradient(row)
+    for fmt in (named("float32"), named("float64")):
+        found = reference._row(estimate(row), fmt, Settings(method=method))
+        for i, value in enumerate(known):
+            unit = Fraction(2) ** int(found.unit_log2[i])
+            error = abs(to_fraction(found.values[i]) - value) / unit
+            assert error <= Fraction(float(found.uncertainty[i])) * Fraction(1001, 1000)
+            assert found.uncertainty[i] * 2.0 ** float(found.unit_log2[i] - found.ulp_log2[i]) <= 2.0**-TARGET_BITS
+
+
+def test_loss_to_thirty_digits() -> None:
+    """Against the definition at 60 digits, for a saturated row, whose loss is e^-100, and an ordinary one."""
+    for logits, label in (([100.0, 0.0, 0.0], 0), ([1.0, 2.0, 3.0], 0), ([-5.0, 700.0], 0)):
+        problem = make_problem([logits], [label])
+        found = reference.compute(problem, problem.format, Settings()).rows[0]
+        assert found is not None
+        with mpmath.workdps(120):
+            known = mpmath.log(mpmath.fsum(mpmath.exp(value) for value in logits)) - logits[label]
+            error = abs(1 - mpmath.mpf(to_fraction(found.loss).numerator) / to_fraction(found.loss).denominator / known)
+            assert error < mpmath.mpf(10) ** -30
+
+
+def test_a_masked_true_class_has_infinite_loss() -> None:
+    problem = make_problem([[-math.inf, 0.0, 1.0]], [0])
+    found = reference.compute(problem, problem.format, Settings()).rows[0]
+    assert found is not None
+    assert found.loss == math.inf
+
+
+def test_plan_grows_with_the_target() -> None:
+    row = make_problem([[1.0, 2.0]], [0]).distinct[0]
+    assert row is not None
+    estimates = estimate(row)
+    ulps = named("float32").ulp_log2(estimates.gradient)
+    small, large = (plan(estimates, named("float32"), ulps, bits) for bits in (10, 30))
+    assert large.step_log2 == small.step_log2 - 10
+    assert large.precision_bits == small.precision_bits + 30

@@ -1,0 +1,178 @@
+"""Problem × candidate → result, with candidates that lie on purpose."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradcheck import candidates, tolerances
+from gradcheck.candidates import Candidate
+from gradcheck.check import check
+from gradcheck.exact import Dyadic, to_fraction
+from gradcheck.exceptions import InputError
+from gradcheck.formats import named
+from gradcheck.problem import Problem
+from gradcheck.reference import Settings
+from gradcheck.results import Crashed, Judged, Result, Skipped, Verdict
+from tests.conftest import make_problem
+
+
+def judged(problem: Problem, gradient: Any, tolerance: str = "stable", **options: Any) -> Result:
+    """The result of a candidate that answers `gradient`, an array or a function of the problem."""
+    answer = gradient if callable(gradient) else lambda problem: gradient
+    settings = options.pop("settings", Settings())
+    (result,) = check(
+        problem,
+        [Candidate(name="planted", gradient=answer)],
+        case="case",
+        tolerance=tolerances.parse(tolerance),
+        settings=settings,
+        **options,
+    )
+    return result
+
+
+PROBLEM = make_problem([[0.5, -1.0, 2.0, 0.25], [1.0, 0.0, 0.0, 3.0]], [2, 0], "float32")
+SOUND = candidates.load("shifted").gradient(PROBLEM)
+
+
+def test_a_sound_gradient_passes() -> None:
+    assert judged(PROBLEM, SOUND).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda g: -g,
+        lambda g: g * 2,
+        lambda g: g / 2,
+        lambda g: np.zeros_like(g),
+        lambda g: g[::-1],
+        lambda g: np.where(g == g.max(), 0, g),
+        lambda g: g + np.float32(1e-4),
+        lambda g: np.where(np.arange(4) == 1, np.nan, g),
+    ],
+    ids=["sign", "doubled", "halved", "zero", "rows swapped", "one zeroed", "offset", "NaN"],
+)
+def test_planted_mistakes_fail(mistake: Any) -> None:
+    assert judged(PROBLEM, mistake(SOUND).astype(np.float32)).verdict is Verdict.FAIL
+
+
+def test_the_worst_place_is_named() -> None:
+    wrong = SOUND.copy()
+    wrong[1, 3] += np.float32(0.125)
+    outcome = judged(PROBLEM, wrong).outcome
+    assert isinstance(outcome, Judged)
+    worst = outcome.decision.worst
+    assert worst is not None
+    assert (worst.row, worst.cls, worst.candidate) == (1, 3, float(wrong[1, 3]))
+    assert float(to_fraction(worst.reference)) == pytest.approx(float(SOUND[1, 3]), rel=1e-6)
+    assert outcome.decision.failed == 1
+
+
+def test_a_gradient_of_another_shape_is_no_gradient() -> None:
+    assert isinstance(judged(PROBLEM, SOUND.T).outcome, Crashed)
+    assert isinstance(judged(PROBLEM, SOUND[0]).outcome, Crashed)
+
+
+def test_a_gradient_of_another_kind_is_refused() -> None:
+    with pytest.raises(InputError, match="int64"):
+        judged(PROBLEM, SOUND.astype(np.int64))
+
+
+def test_the_gradients_own_format_is_judged() -> None:
+    wide = judged(PROBLEM, SOUND.astype(np.float64))
+    assert wide.gradient_format is named("float64")
+    assert wide.verdict is Verdict.FAIL  # float32's errors, in float64's measure
+    assert judged(PROBLEM, SOUND.astype(np.float64), gradient_format=named("float32")).verdict is Verdict.PASS
+
+
+def test_nothing_to_judge_is_skipped() -> None:
+    problem = make_problem([[math.nan, 0.0]], [0])
+    assert isinstance(judged(problem, np.zeros((1, 2))).outcome, Skipped)
+
+
+def test_the_users_own_digits_may_not_decide() -> None:
+    result = judged(PROBLEM, SOUND, settings=Settings(digits=8))
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert isinstance(result.outcome, Judged)
+    enough = result.outcome.sufficient_digits
+    assert enough is not None
+    assert judged(PROBLEM, SOUND, settings=Settings(digits=enough + 1)).verdict is Verdict.PASS
+
+
+def test_too_large_a_step_is_inconclusive_never_a_number() -> None:
+    assert judged(PROBLEM, SOUND, "ulp:4", settings=Settings(step_log2=-3)).verdict is Verdict.INCONCLUSIVE
+
+
+def test_certain_failure_is_seen_through_a_coarse_reference() -> None:
+    assert judged(PROBLEM, -SOUND, settings=Settings(digits=12)).verdict is Verdict.FAIL
+
+
+def test_the_limit_itself_sharpens_the_reference() -> None:
+    """A candidate within 2^-12 ulp of its limit is decided by a second, finer reference."""
+    problem = make_problem([[0.5, -1.0, 2.0, 0.25]], [2], "float32")
+    fine = judged(problem, candidates.load("wide").gradient(problem)).outcome
+    assert isinstance(fine, Judged)
+    extreme = fine.measures.extremes["ulp"]
+    assert extreme is not None
+    limit = extreme.value * (1 + 2.0**-13)
+    result = judged(problem, candidates.load("wide").gradient(problem), f"ulp:{limit!r}")
+    assert isinstance(result.outcome, Judged)
+    assert result.verdict is not Verdict.INCONCLUSIVE
+    assert result.outcome.reference is not None
+    assert result.outcome.reference.uncertainty_ulp < 2.0**-10
+
+
+def test_an_exact_tie_ends_inconclusive() -> None:
+    """A gradient that is exactly 0, under a tolerance of nothing: no precision can tell."""
+    problem = make_problem([[0.0, 0.0]], [[0.5, 0.5]])
+    assert judged(problem, np.zeros((1, 2)), "ulp:0").verdict is Verdict.INCONCLUSIVE
+    assert judged(problem, np.zeros((1, 2)), "stable").verdict is Verdict.PASS
+
+
+def test_ignored_rows_are_exactly_0() -> None:
+    problem = make_problem([[math.nan, 0.0], [1.0, 2.0]], [-1, 0], "float32", ["ignore_index=-1"])
+    good = candidates.load("shifted").gradient(problem)
+    assert judged(problem, good).verdict is Verdict.PASS
+    for value in (1e-45, math.nan):
+        wrong = good.copy()
+        wrong[0, 1] = value
+        assert judged(problem, wrong).verdict is Verdict.FAIL
+
+
+def test_an_undefined_row_is_nobodys_business_and_its_neighbours_are() -> None:
+    problem = make_problem([[math.nan, 0.0], [1.0, 2.0]], [0, 0], "float32")
+    good = candidates.load("shifted").gradient(problem)
+    assert judged(problem, good).verdict is Verdict.PASS
+    spread = np.full_like(good, math.nan)
+    assert judged(problem, spread).verdict is Verdict.FAIL
+
+
+def test_loss_values() -> None:
+    def loss(problem: Problem) -> Any:
+        outcome = judged(problem, candidates.load("shifted").gradient(problem)).outcome
+        assert isinstance(outcome, Judged)
+        return outcome.loss
+
+    two = make_problem([[0.0, 0.0], [0.0, 0.0]], [0, 1])
+    mean = make_problem([[0.0, 0.0], [0.0, 0.0]], [0, 1], loss=["reduction=mean"])
+    assert float(to_fraction(loss(two))) == 2 * math.log(2)
+    assert float(to_fraction(loss(mean))) == math.log(2)
+    assert loss(make_problem([[-math.inf, 0.0]], [0])) == math.inf
+    assert math.isnan(loss(make_problem([[0.0, 0.0]], [5], loss=["ignore_index=5", "reduction=mean"])))
+    tiny = loss(make_problem([[1e30, 0.0]], [0]))
+    assert isinstance(tiny, Dyadic)
+    assert tiny.log2() == pytest.approx(-1e30 / math.log(2))
+
+
+def test_a_candidate_sees_a_read_only_problem() -> None:
+    def in_place(problem: Problem) -> Any:
+        problem.logits[0, 0] = 0
+        return SOUND
+
+    with pytest.raises(ValueError, match="read-only"):
+        judged(PROBLEM, in_place)
