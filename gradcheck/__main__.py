@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from gradcheck import __version__
-from gradcheck.cli import app
+from gradcheck.cli import _streams, app
 from gradcheck.exceptions import GradcheckError
 
 EXIT_CANNOT_CHECK = 2
@@ -14,8 +14,12 @@ EXIT_BUG = 70
 
 def main() -> None:
     """Runs the command line; what the user can mend ends with one sentence and 2, a bug of ours with 70."""
+    _streams.prepare()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except GradcheckError as error:
         print(f"gradcheck: {_visible(str(error))}", file=sys.stderr)
         sys.exit(EXIT_CANNOT_CHECK)

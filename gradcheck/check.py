@@ -16,8 +16,8 @@ from gradcheck.metrics import Decision, decide, measure
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import Reference
 from gradcheck.reference import mpmath as engine
-from gradcheck.reference.rule import PRECISION_CAP_BITS
-from gradcheck.results import Crashed, Judged, Outcome, ReferenceFacts, Result, Skipped, Verdict
+from gradcheck.reference.rule import SHARPEST_TARGET_BITS
+from gradcheck.results import Crashed, Judged, Outcome, ReferenceFacts, Result, Skipped, Sufficient, Verdict
 from gradcheck.tolerances import Tolerance
 
 
@@ -78,34 +78,54 @@ def _format_of(gradient: Array, problem: Problem) -> Format:
     return found
 
 
+@np.errstate(all="ignore")
 def _judge(
     problem: Problem, gradient: Array, exact: Reference, tolerance: Tolerance, *, flush: bool
 ) -> tuple[Outcome, Reference]:
-    """The verdict, and the reference as refined as it took (Ziv's strategy, now against the limit itself)."""
+    """The verdict, and the reference as refined as it took."""
     if gradient.shape != problem.logits.shape:
         shape = f"the gradient has shape {gradient.shape}, the logits {problem.logits.shape}"
         return Crashed(reason=shape), exact
     decision = decide(exact, gradient, tolerance.limits(exact))
-    target_bits = exact.settings.target_bits
-    while decision.undecided_rows and not decision.failed and not exact.settings.fixed:
-        target_bits *= 2
-        if target_bits > PRECISION_CAP_BITS // 4:
-            break
-        exact = reference.refine(problem, exact, decision.undecided_rows, target_bits)
-        decision = decide(exact, gradient, tolerance.limits(exact))
+    sufficient = None
+    if not exact.settings.fixed:
+        decision, exact = _sharpen(problem, gradient, exact, tolerance, decision)
+    elif _verdict(decision) is Verdict.INCONCLUSIVE:
+        sufficient = _sufficient(problem, gradient, exact, tolerance)
     outcome = Judged(
         verdict=_verdict(decision),
         measures=measure(problem, exact, gradient, flush=flush),
         decision=decision,
         reference=_facts(exact),
         loss=_loss(problem, exact),
-        sufficient_digits=(
-            reference.sufficient_digits(problem, exact.format)
-            if exact.settings.fixed and _verdict(decision) is Verdict.INCONCLUSIVE
-            else None
-        ),
+        sufficient=sufficient,
     )
     return outcome, exact
+
+
+def _sharpen(
+    problem: Problem, gradient: Array, exact: Reference, tolerance: Tolerance, decision: Decision
+) -> tuple[Decision, Reference]:
+    """Rows that the uncertainty leaves undecided, made again with twice the digits (Ziv's strategy)."""
+    target_bits = exact.settings.target_bits
+    while decision.undecided_rows and not decision.failed and target_bits < SHARPEST_TARGET_BITS:
+        target_bits *= 2
+        exact = reference.refine(problem, exact, decision.undecided_rows, target_bits)
+        decision = decide(exact, gradient, tolerance.limits(exact))
+    return decision, exact
+
+
+def _sufficient(problem: Problem, gradient: Array, exact: Reference, tolerance: Tolerance) -> Sufficient | None:
+    """The digits and step that decide what the user's own do not: those that the program itself would take."""
+    free = reference.compute(problem, exact.format, reference.Settings(method=exact.settings.method))
+    decision = decide(free, gradient, tolerance.limits(free))
+    decision, free = _sharpen(problem, gradient, free, tolerance, decision)
+    if _verdict(decision) is Verdict.INCONCLUSIVE:
+        return None
+    step_log2 = min(plan.step_log2 for plan in free.plans)
+    # with one step for all rows, a row whose own step is larger needs that many bits more
+    bits = max(plan.precision_bits + plan.step_log2 - step_log2 for plan in free.plans)
+    return Sufficient(digits=math.ceil(bits * math.log10(2)), step_log2=step_log2)
 
 
 def _verdict(decision: Decision) -> Verdict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,10 @@ DISTRIBUTIONS: dict[str, Distribution] = {
 }
 
 
+MOST = 10**9
+DEFAULTS: dict[str, Any] = {"rows": 4, "classes": 10, "scale": 1.0, "seed": 0}
+
+
 def generate(name: str, *, rows: int, classes: int, scale: float, seed: int, fmt: Format) -> tuple[Array, Array]:
     """Logits (rows, classes) in the format's dtype, rounded once, and hard labels (rows,); the same for a seed.
 
@@ -45,10 +50,13 @@ def generate(name: str, *, rows: int, classes: int, scale: float, seed: int, fmt
         raise UnknownNameError("distribution", name, DISTRIBUTIONS)
     if rows < 1 or classes < 1:
         raise UsageError(f"{rows} rows of {classes} classes are nothing to check")
+    if rows * classes > MOST:
+        raise UsageError(f"{rows} rows of {classes} classes are more than the {MOST:,} logits that are drawn at once")
     if not np.isfinite(scale):
         raise UsageError(f"--scale {scale} is not finite")
     rng = np.random.default_rng(seed)
-    logits = fmt.round_array(DISTRIBUTIONS[name].draw(rng, (rows, classes)) * scale)
+    with np.errstate(over="ignore"):
+        logits = fmt.round_array(DISTRIBUTIONS[name].draw(rng, (rows, classes)) * scale)
     if not np.isfinite(logits.astype(np.float64)).all():
         raise UsageError(f"--scale {scale:g} draws logits past the largest {fmt.name}, {fmt.max:.4g}")
     return logits, rng.integers(0, classes, size=rows)

@@ -74,8 +74,11 @@ def estimate(row: Row) -> Estimates:
             reach = np.minimum(np.abs(row.logits / softcap), 400.0)
             slope = 1 / (np.cosh(reach) ** 2 * temperature)
         largest = float(z.max())
-        # halves, because the difference of two finite float64 values may overflow
-        delta = np.minimum((largest / 2 - z / 2) * 2, -_NOTHING_LOG2)
+        # The difference first: dividing huge logits by T would round it away. Halves, because it may overflow
+        apart = (
+            (z.max() / 2 - z / 2) if row.softcap is not None else (row.logits.max() / 2 - row.logits / 2) / temperature
+        )
+        delta = np.minimum(apart * 2, -_NOTHING_LOG2)
         exps = np.exp(-delta)
         rest = exps * row.counts
         top = int(np.argmax(z))

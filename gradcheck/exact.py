@@ -88,6 +88,7 @@ def to_fraction(value: Any) -> Fraction:
 
 _DECIMAL = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d+))?")
 _HEX = re.compile(r"([+-]?)0[xX]([0-9a-fA-F]*)(?:\.([0-9a-fA-F]*))?(?:[pP]([+-]?\d+))?")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _SPECIAL = {
     "nan": math.nan,
     "inf": math.inf,
@@ -123,7 +124,32 @@ def nearest_float64(text: str) -> float:
     value = parse(text)
     if isinstance(value, float):
         return value
-    return float.fromhex(stripped) if abs(value) < Fraction(2) ** 1024 else math.copysign(math.inf, value)
+    try:
+        return float.fromhex(stripped)
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def whole(text: str) -> int:
+    """The whole number in `text`, which has at most 18 digits, of the plain ten.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if not _WHOLE.fullmatch(text):
+        raise ValueError(text)
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """The finite number >= 0 in `text`, rounded to float64.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if not is_number(text) or not 0 <= nearest_float64(text) < math.inf:
+        raise ValueError(text)
+    return nearest_float64(text)
 
 
 def parse(text: str) -> Fraction | float:

@@ -17,18 +17,24 @@ from gradcheck.exact import Dyadic
 from gradcheck.formats import Array, Float64
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import Reference
-from gradcheck.tolerances import Limits, stable_bound
+from gradcheck.tolerances import Limits, label_sum_error, softmax_roundings, stable_bound, summing_roundoff
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extreme:
-    """The largest value of a metric, and where it stands."""
+    """The largest value of a metric, and where it stands.
+
+    Attributes:
+        reference: the exact value; 0 where it is smaller than its own uncertainty.
+        uncertainty_ulp: how far the reference may be off there.
+    """
 
     value: float
     row: int
     cls: int
     candidate: float
     reference: Dyadic
+    uncertainty_ulp: float
     ulp: float
 
 
@@ -75,38 +81,40 @@ class Decision:
     limit_ulps: float
 
 
+@np.errstate(all="ignore")
 def errors_in_units(reference: Reference, candidate: Array) -> Float64:
     """|c − g| of every component in the reference's units, (N, k); inf for a component that is not finite."""
     values = candidate.astype(np.float64)
     finite = np.isfinite(values)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        scaled = in_units(np.where(finite, values, 0.0), reference.unit_log2)
-        return np.where(finite, np.abs((scaled - reference.high) - reference.low), np.inf)
+    scaled = in_units(np.where(finite, values, 0.0), reference.unit_log2)
+    return np.where(finite, np.abs((scaled - reference.high) - reference.low), np.inf)
 
 
+@np.errstate(all="ignore")
 def decide(reference: Reference, candidate: Array, limits: Limits) -> Decision:
     """Compares every judged component with its limit, the reference's uncertainty taken into account."""
     errors = errors_in_units(reference, candidate)
-    slack = reference.uncertainty * (1 + limits.slope)
+    slack = reference.uncertainty
     judged = np.broadcast_to(reference.judged[:, None], errors.shape)
     # An infinite error, NaN's among them, passes no limit, not even one that overflows
-    most = np.minimum(limits.units, np.finfo(np.float64).max)
-    with np.errstate(over="ignore"):
-        # 2^-50 covers the rounding of the error and of the limit themselves
-        passed = errors * (1 + 2.0**-50) + slack <= most
-        failed = errors * (1 - 2.0**-50) - slack > most
+    certain, possible = (np.minimum(limit, np.finfo(np.float64).max) for limit in (limits.certain, limits.possible))
+    # 2^-50 covers the rounding of the error and of the limit themselves
+    passed = (errors + slack) * (1 + 2.0**-50) <= certain
+    failed = errors * (1 - 2.0**-50) - slack > possible
     passed |= (errors == 0) & (slack == 0)
+    failed |= ~np.isfinite(candidate.astype(np.float64))
     undecided = judged & ~passed & ~failed
-    worst = _extreme(reference, candidate, reference.in_ulps(errors), _ratio(errors, limits.units), judged)
+    worst = _extreme(reference, candidate, reference.in_ulps(errors), _ratio(errors, certain), judged)
     return Decision(
         failed=int((failed & judged).sum()),
         judged=int(judged.sum()),
         undecided_rows=np.flatnonzero(undecided.any(axis=1)).tolist(),
         worst=worst,
-        limit_ulps=math.nan if worst is None else float(reference.in_ulps(limits.units)[worst.row, worst.cls]),
+        limit_ulps=math.nan if worst is None else float(reference.in_ulps(certain)[worst.row, worst.cls]),
     )
 
 
+@np.errstate(all="ignore")
 def measure(problem: Problem, reference: Reference, candidate: Array, *, flush: bool) -> Measures:
     """All metrics of a gradient of shape (N, k), whatever the tolerance."""
     values = candidate.astype(np.float64)
@@ -117,12 +125,13 @@ def measure(problem: Problem, reference: Reference, candidate: Array, *, flush: 
     resolved = np.abs(exact) > reference.uncertainty
     top = reference.unit_log2.max(axis=1, keepdims=True)
     shift = (reference.unit_log2 - top).astype(np.int32)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        absolute = np.ldexp(errors, reference.unit_log2.astype(np.int32))
-        # What cannot be told from 0, in the reference and in the candidate, is 0 in both
-        visible = np.where(resolved | (errors > 2 * reference.uncertainty), errors, 0.0)
-        largest = np.ldexp(np.abs(exact), shift).max(axis=1, keepdims=True)
-        norm = _ratio(np.ldexp(visible, shift), np.broadcast_to(largest, errors.shape))
+    absolute = np.ldexp(errors, reference.unit_log2.astype(np.int32))
+    # an error past 2^1024 units is all candidate
+    absolute = np.where(np.isinf(errors) & np.isfinite(values), np.abs(values), absolute)
+    # What cannot be told from 0, in the reference and in the candidate, is 0 in both
+    visible = np.where(resolved | (errors > 2 * reference.uncertainty), errors, 0.0)
+    largest = np.ldexp(np.abs(exact), shift).max(axis=1, keepdims=True)
+    norm = _ratio(np.ldexp(visible, shift), np.broadcast_to(largest, errors.shape))
     ulps = reference.in_ulps(errors)
     metrics = {
         "abs": absolute,
@@ -145,8 +154,7 @@ def measure(problem: Problem, reference: Reference, candidate: Array, *, flush: 
 
 def _ratio(errors: Float64, limits: Float64) -> Float64:
     """errors/limits, where 0/0 is 0: nothing is allowed and nothing is wrong."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        ratio = errors / limits
+    ratio = errors / limits
     return np.where(errors == 0, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
 
 
@@ -159,33 +167,42 @@ def _extreme(
     # Among equals (often infinite) the largest error is the one to show
     place = int(np.argmax(np.where(judged & (metric == largest), ulps, -1.0)))
     row, cls = divmod(place, metric.shape[1])
+    resolved = abs(reference.high[row, cls]) > reference.uncertainty[row, cls]
     return Extreme(
         value=largest,
         row=row,
         cls=cls,
         candidate=float(candidate[row, cls]),
-        reference=reference.exact(row, cls),
+        reference=reference.exact(row, cls) if resolved else Dyadic(0, 0),
+        uncertainty_ulp=float(reference.in_ulps(reference.uncertainty)[row, cls]),
         ulp=float(ulps[row, cls]),
     )
 
 
 def _total(reference: Reference, values: Float64) -> float | None:
-    """max over rows of |Σc − Σg| / (4·√Σ(rounding of component i)² + 16·u_acc·s·A); None where no row has it.
+    """The largest |Σc − Σg| of a row, over what rounding explains; None where no row has a known sum.
 
-    Components that share a logit share their rounding too, so theirs add up before they are squared. A softcap
-    weighs the components by f', which leaves no known sum.
+    Explained is 4·√Σ(rounding of component i)², where components that share a logit share their rounding, too, so
+    that theirs add up before they are squared; and s·A·(16·u_acc + 2u·ln S₀) + the error of W, which all
+    probabilities have in common. Σg is 2sζ·lse/T. A softcap weighs the components by f', which leaves no known sum.
     """
-    u = reference.format.unit_roundoff
-    worst = None
-    for n, (row, inverse) in enumerate(zip(reference.rows, reference.inverse, strict=True)):
-        if row is None or inverse is None or row.estimates.row.softcap is not None or not np.isfinite(values[n]).all():
+    fmt = reference.format
+    u, worst = fmt.unit_roundoff, None
+    for n, row in enumerate(reference.rows):
+        if row is None or row.estimates.row.softcap is not None or not np.isfinite(values[n]).all():
             continue
         e = row.estimates
-        counts = e.row.counts
         due = 2 * e.scale * e.zeta * (e.largest + e.log_sum) / e.temperature if e.zeta else 0.0
-        size = e.scale * e.slope * np.maximum(np.maximum(e.p * e.total_q, np.abs(e.q)), np.abs(e.inner))
-        rounding = counts * np.maximum(u * size, reference.format.smallest_subnormal)
-        allowed = 4 * math.sqrt(float((rounding**2).sum())) + 16 * min(u, 2.0**-24) * e.scale * e.weight
-        ratio = abs(math.fsum(values[n].tolist()) - due) / allowed
+        rounding = e.p * e.weight * u * softmax_roundings(e) + 4 * u * np.abs(e.q) + 2 * u * np.abs(e.inner)
+        shared = e.row.counts * np.maximum(e.scale * e.slope * rounding, fmt.smallest_subnormal)
+        _, group = np.unique(e.row.logits, return_inverse=True)
+        apart = 4 * math.sqrt(float((np.bincount(group, shared) ** 2).sum()))
+        common = e.weight * (16 * summing_roundoff(fmt) + 2 * u * e.log_sum) + label_sum_error(e, fmt)
+        allowed = apart + e.scale / e.temperature * common
+        try:
+            off = abs(math.fsum(values[n].tolist()) - due)
+        except OverflowError:
+            off = math.inf
+        ratio = off / allowed if allowed else math.inf if off else 0.0
         worst = ratio if worst is None else max(worst, ratio)
     return worst

@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 from gradcheck.exceptions import InputError
 from gradcheck.formats import Array, Float64, Format, Int64
 
+_HEAVIEST = 1e290
+"""Label weight of a row past which products with it overflow."""
+
 
 class RowStatus(enum.IntEnum):
     """What a row can be judged on."""
@@ -85,8 +88,6 @@ class Row:
     zeta: Fraction = Fraction(0)
     temperature: Fraction = Fraction(1)
     softcap: Fraction | None = None
-    uniform_mass: Fraction = Fraction(0)
-    """ε·max(w): label weight that smoothing spreads over all classes."""
 
     @property
     def classes(self) -> int:
@@ -131,7 +132,6 @@ class Terms:
     zeta: Fraction = Fraction(0)
     temperature: Fraction = Fraction(1)
     softcap: Fraction | None = None
-    uniform_mass: Fraction = Fraction(0)
 
     def take(self, rows: Int64) -> Terms:
         """The same loss, of which only some rows are looked at: their share of a mean does not change."""
@@ -164,7 +164,6 @@ class Terms:
             zeta=self.zeta,
             temperature=self.temperature,
             softcap=self.softcap,
-            uniform_mass=self.uniform_mass,
         )
 
 
@@ -271,4 +270,6 @@ def _check_labels(terms: Terms) -> None:
         places = np.argwhere(~(np.isfinite(terms.soft) & (terms.soft >= 0)))
         if places.size:
             row, cls = (int(i) for i in places[0])
-            raise InputError(f"soft label {terms.soft[row, cls]} of row {row}, class {cls} is not a finite number >= 0")
+            raise InputError(
+                f"soft label {terms.soft[row, cls]:g} of row {row}, class {cls} is not a finite number >= 0"
+            )

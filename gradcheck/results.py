@@ -36,6 +36,14 @@ class ReferenceFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sufficient:
+    """Working digits and a step that decide a result."""
+
+    digits: int
+    step_log2: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judged:
     """The candidate gave a gradient and the reference was made."""
 
@@ -44,8 +52,8 @@ class Judged:
     decision: Decision
     reference: ReferenceFacts | None
     loss: Dyadic | float
-    sufficient_digits: int | None = None
-    """Digits that would decide an inconclusive result, where the user's own did not."""
+    sufficient: Sufficient | None = None
+    """What would decide an inconclusive result, where the user's own digits or step did not."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,11 +36,11 @@ def exact(value: Dyadic | float, digits: int = 34) -> str:
     return text.removesuffix(".0") if value else "0.0"
 
 
-def reference(value: Dyadic, fmt: Format) -> str:
+def reference(value: Dyadic, fmt: Format, uncertainty_ulp: float = 0.0) -> str:
     """An exact value with a few digits more than the format can tell; far below it, its power of ten alone."""
     magnitude = value.log2() * math.log10(2)
     if not value:
-        return "0"
+        return f"0 ± {brief(uncertainty_ulp)} ulp" if uncertainty_ulp else "0"
     if magnitude < -9999:
         size = "infinity" if math.isinf(magnitude) else f"{-magnitude:.4g}"
         return f"{'-' if value.man < 0 else ''}10^-{size}"

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from gradcheck.estimates import Estimates, in_units
+from gradcheck.exact import positive
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import FORMATS, Float64, Format, Int64
 from gradcheck.reference import Reference
@@ -18,13 +19,15 @@ from gradcheck.reference import Reference
 class Limits:
     """What a tolerance allows each component, in the reference's units, (N, k).
 
+    A limit that depends on the exact value is as uncertain as that value.
+
     Attributes:
-        units: the largest error that passes.
-        slope: how much `units` moves for each unit that the reference moves.
+        certain: an error up to here passes, whatever the exact value is.
+        possible: an error past this fails, whatever the exact value is.
     """
 
-    units: Float64
-    slope: float = 0.0
+    certain: Float64
+    possible: Float64
 
 
 class Tolerance(Protocol):
@@ -50,7 +53,8 @@ class Stable:
 
     def limits(self, reference: Reference) -> Limits:
         """The bound B of every component."""
-        return Limits(units=stable_bound(reference, flush=self.flush))
+        bound = stable_bound(reference, flush=self.flush)
+        return Limits(certain=bound, possible=bound)
 
     def __str__(self) -> str:
         return "stable"
@@ -63,12 +67,17 @@ class Ulp:
     most: float
     metric: str = "ulp"
 
+    @np.errstate(all="ignore")
     def limits(self, reference: Reference) -> Limits:
         """N everywhere."""
-        return Limits(units=np.ldexp(self.most, (reference.ulp_log2 - reference.unit_log2).astype(np.int32)))
+        least, most = (
+            np.ldexp(self.most, (log2 - reference.unit_log2).astype(np.int32))
+            for log2 in (reference.ulp_log2, reference.ulp_most_log2)
+        )
+        return Limits(certain=least, possible=most)
 
     def __str__(self) -> str:
-        return f"ulp:{self.most:.17g}"
+        return f"ulp:{_shortest(self.most)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +89,10 @@ class Relative:
 
     def limits(self, reference: Reference) -> Limits:
         """X·|g|."""
-        return Limits(units=self.most * np.abs(reference.high), slope=self.most)
+        return AllClose(rtol=self.most, atol=0.0).limits(reference)
 
     def __str__(self) -> str:
-        return f"rel:{self.most:.17g}"
+        return f"rel:{_shortest(self.most)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +104,10 @@ class Absolute:
 
     def limits(self, reference: Reference) -> Limits:
         """X everywhere."""
-        return Limits(units=_from_value(self.most, reference))
+        return AllClose(rtol=0.0, atol=self.most).limits(reference)
 
     def __str__(self) -> str:
-        return f"abs:{self.most:.17g}"
+        return f"abs:{_shortest(self.most)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,16 +117,21 @@ class Norm:
     most: float
     metric: str = "norm"
 
+    @np.errstate(all="ignore")
     def limits(self, reference: Reference) -> Limits:
         """X·max|g| of the row."""
         top = reference.unit_log2.max(axis=1, keepdims=True)
         shift = (reference.unit_log2 - top).astype(np.int32)
-        largest = np.ldexp(np.abs(reference.high), shift).max(axis=1, keepdims=True)
-        with np.errstate(over="ignore"):
-            return Limits(units=np.ldexp(self.most * largest, -shift), slope=self.most)
+
+        def limit(size: Float64) -> Float64:
+            largest = np.ldexp(size, shift).max(axis=1, keepdims=True)
+            return np.asarray(np.ldexp(self.most * largest, -shift))
+
+        least, most = _sizes(reference)
+        return Limits(certain=limit(least), possible=limit(most))
 
     def __str__(self) -> str:
-        return f"norm:{self.most:.17g}"
+        return f"norm:{_shortest(self.most)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +142,15 @@ class AllClose:
     atol: float
     metric: str = "allclose"
 
+    @np.errstate(all="ignore")
     def limits(self, reference: Reference) -> Limits:
         """ATOL + RTOL·|g|."""
-        return Limits(units=_from_value(self.atol, reference) + self.rtol * np.abs(reference.high), slope=self.rtol)
+        floor = in_units(np.full(reference.high.shape, self.atol), reference.unit_log2)
+        least, most = _sizes(reference)
+        return Limits(certain=floor + self.rtol * least, possible=floor + self.rtol * most)
 
     def __str__(self) -> str:
-        return f"allclose:{self.rtol:.17g},{self.atol:.17g}"
+        return f"allclose:{_shortest(self.rtol)},{_shortest(self.atol)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,23 +214,31 @@ def parse(text: str, *, flush: bool = False) -> Tolerance:
 
 def _number(text: str, value: str) -> float:
     try:
-        number = float(value)
+        return positive(value)
     except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        raise UsageError(f"tolerance '{text}' needs a finite number >= 0 after the colon, such as ulp:4 or rel:1e-6")
-    return number
+        raise UsageError(
+            f"tolerance '{text}' needs a finite number >= 0 after the colon, such as ulp:4 or rel:1e-6"
+        ) from None
 
 
-def _from_value(value: float, reference: Reference) -> Float64:
-    return in_units(np.full(reference.high.shape, value), reference.unit_log2)
+def _shortest(number: float) -> str:
+    return repr(number).removesuffix(".0")
 
 
+def _sizes(reference: Reference) -> tuple[Float64, Float64]:
+    """The least and the most that |g| may be, in units."""
+    size = np.abs(reference.high)
+    return np.maximum(size - reference.uncertainty, 0.0), size + reference.uncertainty
+
+
+@np.errstate(all="ignore")
 def stable_bound(reference: Reference, *, flush: bool = False) -> Float64:
     """B of every component in the reference's units, (N, k); 0 in ignored and undefined rows.
 
-        B = s·φ·{ p·[ A·( u·(3δ + 2·ln S₀ + 8 + t) + 4·√k·u_acc ) + ε·max(w)·k·u_acc ] + 4u·|q| }
+        B = s·φ·{ p·[ A·( u·(3δ + 2·ln S₀ + 8 + t) + 4·√k·u_acc ) + R·n·u_acc ] + 4u·|q| }
             + [softcap only] (s/T)·4u·|G|  +  2u·|g|  +  λ·max(1, s·A·max φ)
+
+    where n labels carry weight, and R = Σ|q| − max|q| is what all but the largest of them carry.
 
     Rounding of the shift and of log p after Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021 (here
     componentwise); sums after Higham & Mary, SIAM J. Sci. Comput. 41(5), 2019. docs/numerics.md derives it.
@@ -226,23 +251,36 @@ def stable_bound(reference: Reference, *, flush: bool = False) -> Float64:
 
 
 def _bound(e: Estimates, fmt: Format, gradient: Float64, unit_log2: Int64, flush: bool) -> Float64:
-    u = fmt.unit_roundoff
-    u_sum = min(u, 2.0**-24)
-    classes = e.row.classes
-    plain = e.row.softcap is None and e.row.temperature == 1
-    finite = np.where(np.isfinite(e.z), e.z, 0.0)
-    transformed = 0.0 if plain else 2 * (np.abs(finite) + np.abs(finite).max())
-    with np.errstate(over="ignore", under="ignore"):
-        softmax = (
-            e.weight * (u * (3 * e.delta + 2 * e.log_sum + 8 + transformed) + 4 * math.sqrt(classes) * u_sum)
-            + float(e.row.uniform_mass) * classes * u_sum
-        )
-        bound = e.scale * e.slope * e.p_in_units(unit_log2) * softmax
-        bound += e.scale * e.slope * 4 * u * in_units(np.abs(e.q), unit_log2)
-        if e.row.softcap is not None:
-            bound += e.scale / e.temperature * 4 * u * in_units(np.abs(e.inner), unit_log2)
-        bound += 2 * u * np.abs(gradient)
-        smallest = fmt.smallest_normal if flush else fmt.smallest_subnormal
-        slope = float(np.abs(e.slope).max())
-        bound += in_units(np.full(len(e.z), smallest), unit_log2) * max(1.0, e.scale * e.weight * slope)
-    return bound
+    u, u_sum = fmt.unit_roundoff, summing_roundoff(fmt)
+    sums = e.weight * 4 * math.sqrt(e.row.classes) * u_sum + label_sum_error(e, fmt)
+    bound = e.scale * e.slope * e.p_in_units(unit_log2) * (e.weight * u * softmax_roundings(e) + sums)
+    bound += e.scale * e.slope * 4 * u * in_units(np.abs(e.q), unit_log2)
+    if e.row.softcap is not None:
+        bound += e.scale / e.temperature * 4 * u * in_units(np.abs(e.inner), unit_log2)
+    bound += 2 * u * np.abs(gradient)
+    smallest = fmt.smallest_normal if flush else fmt.smallest_subnormal
+    slope = float(np.abs(e.slope).max())
+    bound += in_units(np.full(len(e.z), smallest), unit_log2) * max(1.0, e.scale * e.weight * slope)
+    # so that an error of exactly λ, or of any other round limit, is no tie
+    return bound * (1 + 2.0**-20)
+
+
+def summing_roundoff(fmt: Format) -> float:
+    """u_acc: sums over classes are made in float32 at least."""
+    return min(fmt.unit_roundoff, 2.0**-24)
+
+
+def softmax_roundings(e: Estimates) -> Float64:
+    """How many roundings u a probability may suffer but for its sum: 3δ + 2·ln S₀ + 8 + t, (m,)."""
+    transformed: Float64 | float = 0.0
+    if e.row.softcap is not None or e.row.temperature != 1:
+        finite = np.where(np.isfinite(e.z), e.z, 0.0)
+        transformed = 2 * (np.abs(finite) + np.abs(finite).max())
+    return 3 * e.delta + 2 * e.log_sum + 8 + transformed
+
+
+def label_sum_error(e: Estimates, fmt: Format) -> float:
+    """R·n·u_acc: the error of W = Σq. Terms of one size, as of smoothing or uniform labels, do not cancel theirs."""
+    labels = int(e.row.counts[e.q != 0].sum())
+    rest = float(np.abs(e.q) @ e.row.counts) - float(np.abs(e.q).max())
+    return rest * labels * summing_roundoff(fmt)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradcheck import candidates, tolerances
+from gradcheck import candidates, cases, tolerances
 from gradcheck.candidates import Candidate
 from gradcheck.check import check
 from gradcheck.exact import Dyadic, to_fraction
@@ -99,9 +99,26 @@ def test_the_users_own_digits_may_not_decide() -> None:
     result = judged(PROBLEM, SOUND, settings=Settings(digits=8))
     assert result.verdict is Verdict.INCONCLUSIVE
     assert isinstance(result.outcome, Judged)
-    enough = result.outcome.sufficient_digits
+    enough = result.outcome.sufficient
     assert enough is not None
-    assert judged(PROBLEM, SOUND, settings=Settings(digits=enough + 1)).verdict is Verdict.PASS
+    settings = Settings(digits=enough.digits, step_log2=enough.step_log2)
+    assert judged(PROBLEM, SOUND, settings=settings).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("tolerance", ["stable", "ulp:4", "rel:1e-5", "abs:1e-9", "torch", "norm:1e-6"])
+@pytest.mark.parametrize("fmt", ["float16", "float64"])
+@pytest.mark.parametrize("case", ["saturated-gap-40", "plain-10", "soft-softmax-rounded", "offset-mixed-rows"])
+def test_the_digits_that_are_advised_do(case: str, fmt: str, tolerance: str) -> None:
+    problem = cases.catalogue()[case].problem(named(fmt))
+    assert problem is not None
+    gradient = candidates.load("shifted").gradient(problem)
+    result = judged(problem, gradient, tolerance, settings=Settings(digits=9))
+    if result.verdict is Verdict.INCONCLUSIVE:
+        assert isinstance(result.outcome, Judged)
+        enough = result.outcome.sufficient
+        assert enough is not None
+        settings = Settings(digits=enough.digits, step_log2=enough.step_log2)
+        assert judged(problem, gradient, tolerance, settings=settings).verdict is not Verdict.INCONCLUSIVE
 
 
 def test_too_large_a_step_is_inconclusive_never_a_number() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import ml_dtypes
 import mpmath
@@ -41,7 +42,7 @@ def test_published_constants(name: str, largest: float, normal: float, subnormal
 
 @each_format
 def test_constants_agree_with_the_dtype(fmt: Format) -> None:
-    info = ml_dtypes.finfo(fmt.dtype)
+    info: Any = ml_dtypes.finfo(fmt.dtype)  # type: ignore[no-untyped-call]
     assert float(info.max) == fmt.max
     assert float(info.smallest_normal) == fmt.smallest_normal
     assert float(info.smallest_subnormal) == fmt.smallest_subnormal

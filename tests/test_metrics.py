@@ -23,9 +23,7 @@ each_format = pytest.mark.parametrize("fmt", EVERY_FORMAT, ids=str)
 def sound(problem: Any, target_bits: int = 10) -> tuple[Reference, Any]:
     """The reference, and the gradient that is the reference rounded."""
     exact = reference.compute(problem, problem.format, Settings(target_bits=target_bits))
-    rounded = [
-        [problem.format.round(exact.exact(n, i)) for i in range(problem.classes)] for n in range(problem.rows)
-    ]
+    rounded = [[problem.format.round(exact.exact(n, i)) for i in range(problem.classes)] for n in range(problem.rows)]
     return exact, np.array(rounded).astype(problem.format.dtype)
 
 
@@ -41,20 +39,20 @@ def test_metrics_against_rational_arithmetic(fmt: Format) -> None:
     wrong = fmt.round_array(gradient.astype(np.float64) * (1 + rng.normal(size=gradient.shape) * 0.01))
     measures = measure(problem, exact, wrong, flush=False)
     expected: dict[str, float] = dict.fromkeys(("abs", "rel", "ulp"), 0.0)
-    norms = []
+    norms: list[Fraction] = []
     for n in range(problem.rows):
         values = [to_fraction(exact.exact(n, i)) for i in range(4)]
         errors = [abs(Fraction(float(wrong[n, i])) - values[i]) for i in range(4)]
         norms.append(max(errors) / max(map(abs, values)))
         for error, value in zip(errors, values, strict=True):
             ulp = Fraction(fmt.ulp(float(value)))
-            for name, metric in (("abs", error), ("rel", error / abs(value)), ("ulp", error / ulp)):
-                expected[name] = max(expected[name], float(metric))
+            for name, scale in (("abs", Fraction(1)), ("rel", abs(value)), ("ulp", ulp)):
+                expected[name] = max(expected[name], float(error / scale))
     expected["norm"] = float(max(norms))
-    for name, value in expected.items():
+    for name, known in expected.items():
         extreme = measures.extremes[name]
         assert extreme is not None
-        assert extreme.value == pytest.approx(value, rel=1e-12)
+        assert extreme.value == pytest.approx(known, rel=1e-12)
 
 
 def test_the_metrics_of_one_component_by_hand() -> None:
@@ -62,12 +60,16 @@ def test_the_metrics_of_one_component_by_hand() -> None:
     problem = make_problem([[0.0, 0.0]], [1], "float32")
     exact, gradient = sound(problem)
     gradient[0, 0] = 0.5 + 2.0**-10
-    found = {name: extreme.value for name, extreme in measure(problem, exact, gradient, flush=False).extremes.items() if extreme}
+    found = {
+        name: extreme.value
+        for name, extreme in measure(problem, exact, gradient, flush=False).extremes.items()
+        if extreme
+    }
     assert found["abs"] == pytest.approx(2.0**-10, rel=1e-9)
     assert found["rel"] == pytest.approx(2.0**-9, rel=1e-9)
     assert found["norm"] == pytest.approx(2.0**-9, rel=1e-9)
-    # the reference is within 2^-10 ulp of 1/2, and the binade below 1/2 has an ulp half as large
-    assert found["ulp"] in (pytest.approx(2.0**14, rel=1e-6), pytest.approx(2.0**13 * 2, rel=1e-6), pytest.approx(2.0**13, rel=1e-6))
+    # on which side of 1/2 the exact value lies is not certain, so the smaller ulp counts: that below, 2^-25
+    assert found["ulp"] == pytest.approx(2.0**15, rel=1e-9)
 
 
 @each_format
@@ -129,7 +131,7 @@ def test_the_stable_bound_is_the_documented_one(fmt: Format) -> None:
         bound = tolerances.stable_bound(exact, flush=flush)
         for place in range(4):
             found = bound[0, place] * 2.0 ** int(exact.unit_log2[0, place])
-            assert found == pytest.approx(stable_bound_by_hand(fmt, logits, label, place, smallest), rel=1e-6)
+            assert found == pytest.approx(stable_bound_by_hand(fmt, logits, label, place, smallest), rel=1e-5)
 
 
 @each_format
@@ -230,7 +232,19 @@ def test_an_error_of_1_where_a_tiny_float64_is_due() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["ulp", "ulp:", "ulp:-1", "ulp:nan", "rel:inf", "abs:x", "allclose:1e-3", "allclose:1,2,3", "stable:1", "torch:", "norm:1e-3;"],
+    [
+        "ulp",
+        "ulp:",
+        "ulp:-1",
+        "ulp:nan",
+        "rel:inf",
+        "abs:x",
+        "allclose:1e-3",
+        "allclose:1,2,3",
+        "stable:1",
+        "torch:",
+        "norm:1e-3;",
+    ],
 )
 def test_tolerances_are_validated(text: str) -> None:
     with pytest.raises(UsageError):
@@ -242,6 +256,92 @@ def test_unknown_tolerance() -> None:
         tolerances.parse("stabel")
 
 
-@pytest.mark.parametrize("text", ["stable", "ulp:4", "rel:0.001", "abs:1e-09", "norm:0.5", "allclose:0.001,1e-05", "torch"])
+@pytest.mark.parametrize(
+    "text", ["stable", "ulp:4", "rel:0.001", "abs:1e-09", "norm:0.5", "allclose:0.001,1e-05", "torch"]
+)
 def test_tolerances_read_back(text: str) -> None:
     assert tolerances.parse(str(tolerances.parse(text))) == tolerances.parse(text)
+
+
+def judged_text(fmt: str, gradient_fmt: str, logits: list[float], labels: Any, gradient: list[float], rule: str) -> str:
+    problem = make_problem([logits], labels, fmt)
+    target = named(gradient_fmt)
+    exact = reference.compute(problem, target, Settings())
+    decision = decided(exact, np.array([gradient]), rule)
+    return "fail" if decision.failed else "undecided" if decision.undecided_rows else "pass"
+
+
+@pytest.mark.parametrize("rule", ["ulp:0.9", "ulp:0.5"])
+def test_a_value_just_below_a_power_of_two_is_measured_by_its_own_ulp(rule: str) -> None:
+    """g = 1 − e^-60, c one bfloat16 ulp below 1: the ulp at 1 is twice as large as that at g."""
+    assert judged_text("float64", "bfloat16", [60.0, 0.0], [1], [1 - 2.0**-8, -1.0], rule) != "pass"
+    assert judged_text("float64", "bfloat16", [60.0, 0.0], [1], [1 - 2.0**-8, -1.0], "ulp:2.1") == "pass"
+    assert judged_text("float64", "bfloat16", [60.0, 0.0], [1], [1 - 2.0**-7, -1.0], rule) == "fail"
+
+
+@pytest.mark.parametrize("rule", ["rel:1e300", "abs:1e300", "norm:1e300", "allclose:1e300,1e300", "ulp:1e300"])
+def test_no_limit_is_large_enough_for_nan(rule: str) -> None:
+    assert judged_text("float64", "float64", [0.0, 1.0], [0], [math.nan, math.inf], rule) == "fail"
+
+
+def test_overflowing_limits_let_nothing_pass() -> None:
+    assert judged_text("float64", "float64", [0.0, 1.0], [0], [1e300, 0.0], "abs:1e295") == "fail"
+    logits = [0.0, 1.0, -1400.0]
+    assert (
+        judged_text("float64", "float64", logits, [[1e280, 1e280, 0.0]], [-4.6e279, 4.6e279, math.nan], "norm:1e-3")
+        == "fail"
+    )
+
+
+def test_an_exact_gradient_never_fails() -> None:
+    """±1/2 in float32, under tolerances that allow nothing: undecided, as no finite precision proves equality."""
+    for rule in ("ulp:0", "abs:0", "norm:0", "allclose:0,0", "rel:0"):
+        assert judged_text("float32", "float32", [1.0, 1.0], [0], [-0.5, 0.5], rule) == "undecided"
+
+
+def test_a_value_that_underflows_is_not_equal_to_0() -> None:
+    """g = ±e^-3000: the relative error of 0 is 1, and no pass may come of not seeing it."""
+    assert judged_text("float64", "float64", [3000.0, 0.0], [0], [0.0, 0.0], "rel:0.5") == "undecided"
+
+
+def test_the_norm_is_as_uncertain_as_its_largest_component() -> None:
+    problem = make_problem([[0.0, 1.0, -30.0]], [0])
+    fine = reference.compute(problem, problem.format, Settings(target_bits=60))
+    coarse = reference.compute(problem, problem.format, Settings(digits=60, step_log2=-2))
+    values = [float(to_fraction(fine.exact(0, i))) for i in range(3)]
+    values[2] += 0.99936e-3 * max(map(abs, values))
+    assert decided(fine, np.array([values]), "norm:1e-3").failed == 0
+    decision = decided(coarse, np.array([values]), "norm:1e-3")
+    assert (decision.failed, decision.undecided_rows) == (0, [0])
+
+
+def test_huge_finite_gradients_are_measured() -> None:
+    problem = make_problem([[0.0, 1.0, -1400.0]], [0])
+    exact = reference.compute(problem, problem.format, Settings())
+    measures = measure(problem, exact, np.array([[0.0, 0.0, 1.797e308]]), flush=False)
+    extreme = measures.extremes["abs"]
+    assert extreme is not None
+    assert extreme.value == 1.797e308
+    assert measures.total == math.inf or measures.total is not None
+
+
+def test_labels_of_nothing_leave_nothing() -> None:
+    """All-zero soft labels: no loss, gradient exactly 0."""
+    for fmt in EVERY_FORMAT:
+        problem = make_problem([[1.0, 2.0]], [[0.0, 0.0]], fmt)
+        for target in EVERY_FORMAT:
+            exact = reference.compute(problem, target, Settings())
+            zeros = np.zeros((1, 2), dtype=target.dtype)
+            assert decided(exact, zeros, "stable").failed == 0
+            assert measure(problem, exact, zeros, flush=False).total == 0.0
+
+
+def test_numpys_error_state_is_nobodys_business() -> None:
+    with np.errstate(all="raise"):
+        for fmt in EVERY_FORMAT:
+            problem = make_problem([[0.0, 800.0, -800.0], [1.0, 2.0, 3.0]], [0, 2], fmt)
+            exact = reference.compute(problem, fmt, Settings())
+            gradient = np.zeros((2, 3), dtype=fmt.dtype)
+            for rule in ("stable", "ulp:4", "rel:1e300", "abs:1e-300", "norm:1e300", "allclose:1e300,1e300"):
+                decided(exact, gradient, rule)
+            measure(problem, exact, gradient, flush=False)

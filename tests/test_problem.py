@@ -125,3 +125,9 @@ def test_ignore_index_needs_hard_labels() -> None:
 def test_an_option_is_given_once() -> None:
     with pytest.raises(UsageError, match="twice"):
         losses.parse(["reduction=mean", "reduction=sum"])
+
+
+def test_soft_labels_that_overflow_are_refused() -> None:
+    for labels in ([1e308, 1e308], [1.7e308, 0.0]):
+        with pytest.raises(InputError, match="sum to more than"):
+            make_problem([[0.0, 1.0]], [labels])

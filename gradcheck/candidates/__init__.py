@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gradcheck import plugins
-from gradcheck.formats import Array
+from gradcheck.formats import Array, Int64
 from gradcheck.problem import Problem
 
 DEFAULT = "shifted"
@@ -53,3 +53,8 @@ def story(name: str) -> str:
 def given(name: str, gradient: Array) -> Candidate:
     """A gradient that was computed elsewhere, (N, k), as a candidate."""
     return Candidate(name=name, gradient=lambda problem: gradient)
+
+
+def part(candidate: Candidate, rows: Int64) -> Candidate:
+    """A candidate that answers for a whole input, of which only some rows are asked."""
+    return Candidate(name=candidate.name, gradient=lambda problem: candidate.gradient(problem)[rows])

@@ -11,6 +11,9 @@ from gradcheck.candidates import _numpy
 from gradcheck.formats import Array, named
 from gradcheck.problem import Problem
 
+_FAR = 1e4
+"""A gap whose exp is 0 in every format; stands in for the infinite one of a single class."""
+
 
 def gradient(problem: Problem) -> Array:
     """The gradient, (N, k), in the problem's format."""
@@ -30,8 +33,11 @@ def gradient(problem: Problem) -> Array:
         label = problem.labels[rows, true][:, None].astype(wide)
         weight = _numpy.label_total(problem).astype(wide)
     probability = others[rows, true][:, None] / total
-    others[rows, true] = 0
-    rest = others.sum(axis=1, keepdims=True) / total
+    # The others relative to their own maximum: where each of them is subnormal, their sum need not be
+    apart = shifted.astype(wide)
+    apart[rows, true] = -np.inf
+    second = np.maximum(apart.max(axis=1, keepdims=True), -_FAR)
+    rest = np.exp(apart - second).sum(axis=1, keepdims=True) / total * np.exp(second / 2) * np.exp(second / 2)
     inner = _numpy.minus_labels(problem, _numpy.divide(exps, total, fmt))
     # W·p − q = (W − q)·p − q·(1 − p), where 1 − p is the sum of the others
     inner[rows, true] = ((weight - label) * probability - label * rest)[:, 0].astype(fmt.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import os
 import shlex
 import typing
 from collections.abc import Callable
@@ -17,6 +18,47 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _JUDGED, _REFERENCE, _REPORT = "What is judged, and how", "Reference", "Report"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where logits and labels come from."""
+
+    generate: Annotated[
+        str | None,
+        typer.Option(help="Random logits instead of a file: normal, uniform, heavy-tailed.", metavar="NAME"),
+    ] = None
+    case: Annotated[str | None, typer.Option(help="A case of the catalogue instead of a file.", metavar="NAME")] = None
+    labels: Annotated[
+        str | None,
+        typer.Option(help="A file, a class number, argmax or argmin. Default: 'labels' in the file.", metavar="WHAT"),
+    ] = None
+    gradient: Annotated[
+        str | None, typer.Option(help="A gradient that another program wrote, to be checked.", metavar="FILE")
+    ] = None
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float16, bfloat16, float32 or float64; casts the logits. Default: the file's own."),
+    ] = None
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A loss option, such as reduction=mean or ignore_index=-100; repeatable.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None
+    input_format: Annotated[
+        str | None,
+        typer.Option(help="npy, npz, csv, tsv, json or jsonl. Default: by suffix.", metavar="NAME"),
+    ] = None
+    rows: Annotated[
+        str | None,
+        typer.Option(help="A part of the rows as A:B; with --generate how many to draw.", metavar="A:B"),
+    ] = None
+    sample: Annotated[int | None, typer.Option(help="Check N rows drawn at random.", metavar="N", min=1)] = None
+    classes: Annotated[int | None, typer.Option(help="Classes to draw with --generate. Default: 10.")] = None
+    scale: Annotated[float | None, typer.Option(help="Scale of the logits with --generate. Default: 1.")] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of --generate and --sample. Default: 0.", min=0)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,5 +202,15 @@ def arguments(group: DataclassInstance, *, without: tuple[str, ...] = ()) -> lis
 
 
 def command_line(words: list[str]) -> str:
-    """The words as a line for a shell."""
-    return shlex.join(["gradcheck", *words])
+    """The words as a line for a shell; control characters stay visible."""
+    return " ".join(["gradcheck", *(_quoted(word) for word in words)])
+
+
+def _quoted(word: str) -> str:
+    if word.isprintable():
+        return shlex.quote(word)
+    escaped = "".join(
+        char if char.isprintable() and char not in "\\'" else "".join(f"\\x{byte:02x}" for byte in os.fsencode(char))
+        for char in word
+    )
+    return f"$'{escaped}'"

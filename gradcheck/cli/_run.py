@@ -30,29 +30,30 @@ def reference_settings(judging: Judging) -> Settings:
     Raises:
         UsageError: where a text cannot be understood.
     """
+    from gradcheck.exact import whole
     from gradcheck.reference import Settings
 
-    digits = None
-    if judging.digits != "auto":
-        try:
-            digits = int(judging.digits)
-        except ValueError:
-            raise UsageError(f"--digits is a whole number or auto, not '{judging.digits}'") from None
+    try:
+        digits = None if judging.digits == "auto" else whole(judging.digits)
+    except ValueError:
+        raise UsageError(f"--digits is a whole number or auto, not '{judging.digits}'") from None
     return Settings(digits=digits, step_log2=_step_log2(judging.step), method=judging.method)
 
 
 def _step_log2(text: str) -> int | None:
     import math
 
+    from gradcheck.exact import positive, whole
+
     if text == "auto":
         return None
     base, power, exponent = text.partition("^")
     try:
-        if power and base.strip() == "2":
-            return int(exponent)
-        step = float(text)
+        if power and base == "2":
+            return whole(exponent)
+        step = positive(text)
     except ValueError:
-        step = math.nan
+        step = 0.0
     if not 0 < step <= 1:
         raise UsageError(f"--step is a power of two such as 2^-20, a number in (0, 1], or auto, not '{text}'")
     return math.frexp(step)[1] - 1
@@ -72,7 +73,7 @@ def finish(
     from gradcheck.results import Report
 
     if interrupted:
-        notes = (*notes, "interrupted: what follows was not checked")
+        notes = (*notes, "interrupted before the end")
     report = Report(version=__version__, settings=settings, results=tuple(done), notes=notes)
     _write(report, reporting, targets)
     if interrupted:
@@ -93,41 +94,48 @@ def exit_code(report: Report) -> int:
 
 
 def _targets(reporting: Reporting) -> list[tuple[str, str]]:
-    """Further reports as (format, file), validated before anything is computed."""
+    """Every report that goes to a file, as (format, file), found possible before anything is computed."""
     from gradcheck import report
 
     if reporting.color not in ("auto", "always", "never"):
         raise UnknownNameError("colour", reporting.color, ("auto", "always", "never"))
-    if reporting.format is not None and reporting.format not in report.names():
-        raise UnknownNameError("report format", reporting.format, report.names())
     targets = []
     for text in reporting.report or []:
         name, equals, path = text.partition("=")
-        if not equals or not path:
+        if not equals:
             raise UsageError(f"--report should read FORMAT=FILE, not '{text}'")
+        targets.append((name, path))
+    if reporting.output is not None:
+        targets.append((reporting.format or "concise", reporting.output))
+    for name in [name for name, _ in targets] + ([reporting.format] if reporting.format else []):
         if name not in report.names():
             raise UnknownNameError("report format", name, report.names())
-        targets.append((name, path))
+    paths = [path for _, path in targets]
+    for path in paths:
+        if not path or not os.path.isdir(folder := os.path.dirname(os.path.realpath(path))):
+            raise InputError(f"{path}: there is no folder '{folder}'" if path else "a report needs a file to go to")
+        if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
+            raise InputError(f"{path}: cannot be written")
+        if paths.count(path) > 1:
+            raise UsageError(f"{path}: two reports cannot go to one file")
     return targets
 
 
 def _write(report: Report, reporting: Reporting, targets: list[tuple[str, str]]) -> None:
     from gradcheck.report import Style, render
 
-    plain = Style(verbose=reporting.verbose)
-    for name, path in targets:
-        _save(path, render(name, report, plain))
-    terminal = reporting.output is None and sys.stdout.isatty()
-    name = reporting.format or ("table" if terminal else "concise")
-    if reporting.output is not None:
-        _save(reporting.output, render(name, report, plain))
-    elif not reporting.quiet:
+    if reporting.output is None and not reporting.quiet:
+        terminal = sys.stdout.isatty()
+        name = reporting.format or ("table" if terminal else "concise")
         style = Style(
             width=_width() if terminal or name == "table" else None,
             color=_colored(reporting.color, terminal),
             verbose=reporting.verbose,
         )
-        _print(render(name, report, style))
+        sys.stdout.write(render(name, report, style))
+        sys.stdout.flush()
+    for name, path in targets:
+        _save(path, render(name, report, Style(verbose=reporting.verbose)))
 
 
 def _width() -> int:
@@ -145,41 +153,30 @@ def _colored(when: str, terminal: bool) -> bool:
     return bool(os.environ.get("FORCE_COLOR")) or (terminal and os.environ.get("TERM") != "dumb")
 
 
-def _print(text: str) -> None:
-    """Standard output; a reader that has gone away is no error."""
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except UnicodeEncodeError:
-        sys.stdout.buffer.write(text.encode("utf-8"))
-        sys.stdout.flush()
-
-
 def _save(path: str, text: str) -> None:
-    """The file whole or not at all: written beside its place, then renamed."""
+    """The file whole or not at all: written beside its place, then renamed; a link's target, not the link."""
     import tempfile
     from pathlib import Path
 
-    target = Path(path)
+    target = Path(path).resolve()
     try:
         if target.exists() and not target.is_file():
             target.write_text(text, encoding="utf-8")  # a device or a pipe has no place beside it
             return
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as beside:
-            beside.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask
+        descriptor, beside = tempfile.mkstemp(dir=target.parent, prefix=".gradcheck-")
         try:
-            umask = os.umask(0)
-            os.umask(umask)
-            mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask
-            os.chmod(beside.name, mode)
-            os.replace(beside.name, target)
-        except OSError:
-            os.unlink(beside.name)
+            with open(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            os.chmod(beside, mode)
+            os.replace(beside, target)
+        except BaseException:
+            os.unlink(beside)
             raise
+    except BrokenPipeError:
+        return
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 

@@ -7,7 +7,6 @@ file and no more; what a number means in a floating-point format is decided here
 from __future__ import annotations
 
 import io
-import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -67,25 +66,28 @@ def summary(name: str) -> str:
     return plugins.summary(plugins.load(sys.modules[__name__], "input format", name))
 
 
-def load(path: str, *, input_format: str | None = None, dtype: str | None = None) -> Loaded:
+def load(
+    path: str, *, input_format: str | None = None, dtype: str | None = None, gradient_dtype: str | None = None
+) -> Loaded:
     """Logits, and what comes with them.
 
     Args:
         path: a file, or "-" for standard input.
         input_format: one of `names()`; None goes by the suffix.
         dtype: a format's name; casts, or says what bit patterns are.
+        gradient_dtype: says what bit patterns of a gradient are.
 
     Raises:
         InputError: for anything in the file that cannot be logits.
     """
-    contents = _read(path, input_format)
+    contents = _read(path, input_format, "--input-format")
     with _naming(path):
         raw = contents.get("logits", contents.get(LONE))
         if raw is None:
             raise InputError(f"holds no array named 'logits' (it has: {_listed(contents)})")
         if "weight" in contents:
             raise InputError("holds class weights ('weight'), and weighted losses are not supported yet")
-        logits, fmt, note = _floats(raw, "logits", dtype)
+        logits, fmt, note = _floats(raw, "logits", formats.named(dtype) if dtype else None, "--dtype")
         notes = [note] if note else []
         if logits.ndim == 1:
             logits = logits[None, :]
@@ -99,7 +101,7 @@ def load(path: str, *, input_format: str | None = None, dtype: str | None = None
             notes += [note] if note else []
         gradient = None
         if "gradient" in contents:
-            gradient = _gradient(contents["gradient"], logits.shape, dtype)
+            gradient = _gradient(contents["gradient"], logits.shape, gradient_dtype, fmt)
     return Loaded(logits=logits, labels=labels, gradient=gradient, format=fmt, notes=tuple(notes))
 
 
@@ -113,14 +115,18 @@ def load_labels(path: str, shape: tuple[int, ...], fmt: Format) -> tuple[Array, 
         return _labels(raw, shape, fmt)
 
 
-def load_gradient(path: str, shape: tuple[int, ...], dtype: str | None) -> Array:
-    """A gradient of `shape` from a file, in its own dtype (`dtype` for text and bit patterns)."""
+def load_gradient(path: str, shape: tuple[int, ...], dtype: str | None, fmt: Format) -> Array:
+    """A gradient of `shape` from a file, in its own dtype.
+
+    Args:
+        dtype: what its bit patterns are; also the format that its text is read in, in place of `fmt`.
+    """
     contents = _read(path, None)
     with _naming(path):
         raw = contents.get("gradient", contents.get(LONE))
         if raw is None:
             raise InputError(f"holds no array named 'gradient' (it has: {_listed(contents)})")
-        return _gradient(raw, shape, dtype)
+        return _gradient(raw, shape, dtype, fmt)
 
 
 def save(path: Path, logits: Array, labels: Array) -> None:
@@ -134,14 +140,22 @@ def save(path: Path, logits: Array, labels: Array) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def _read(path: str, input_format: str | None) -> Contents:
+def _read(path: str, input_format: str | None, flag: str | None = None) -> Contents:
+    """What the file holds; `flag` is the option that could have named its format, if there is one."""
+    if path == "-" and flag is None:
+        raise UsageError("standard input is for the logits; labels and gradients come from files")
     if path == "-" and input_format is None:
-        raise UsageError(f"standard input needs --input-format, one of {', '.join(names())}")
-    module = _module(path, input_format)
+        raise UsageError(f"standard input needs {flag}, one of {', '.join(names())}")
+    module = _module(path, input_format, flag)
     try:
-        stream: BinaryIO = io.BytesIO(sys.stdin.buffer.read()) if path == "-" else open(path, "rb")  # noqa: SIM115
+        stream: BinaryIO = io.BytesIO(_standard_input()) if path == "-" else open(path, "rb")  # noqa: SIM115
+        if not stream.seekable():
+            with stream:
+                stream = io.BytesIO(stream.read())
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
+    except ValueError:
+        raise InputError(f"{path!r} is no path") from None
     with stream, _naming("standard input" if path == "-" else path):
         try:
             if not stream.read(1):
@@ -155,14 +169,21 @@ def _read(path: str, input_format: str | None) -> Contents:
     return contents
 
 
-def _module(path: str, input_format: str | None) -> ModuleType:
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise InputError("standard input is closed")
+    return sys.stdin.buffer.read()
+
+
+def _module(path: str, input_format: str | None, flag: str | None = None) -> ModuleType:
     here = sys.modules[__name__]
     if input_format is not None:
         return plugins.load(here, "input format", input_format)
     suffix = Path(path).suffix.lower().removeprefix(".")
     if suffix not in names():
         what = f"the suffix '.{suffix}'" if suffix else "no suffix"
-        raise InputError(f"{path}: {what} names no file format; there are: {', '.join(names())} (--input-format)")
+        hint = f" ({flag} names another)" if flag else ""
+        raise InputError(f"{path}: {what} names no file format; there are: {', '.join(names())}{hint}")
     return plugins.load(here, "input format", suffix)
 
 
@@ -179,32 +200,44 @@ def _listed(contents: Contents) -> str:
     return ", ".join(sorted(name for name in contents)[:8]) or "nothing"
 
 
-def _floats(raw: Array | Texts, what: str, dtype: str | None) -> tuple[Array, Format, str | None]:
-    """An array of a format's dtype, and a note if that took a cast."""
-    wanted = formats.named(dtype) if dtype else None
+def _floats(raw: Array | Texts, what: str, wanted: Format | None, flag: str) -> tuple[Array, Format, str | None]:
+    """An array of a format's dtype, and a note if that took a cast; `flag` is the option that says `wanted`."""
     if isinstance(raw, Texts):
         meant = wanted or formats.named("float64")
         return meant.parse_array(raw.cells).reshape(raw.shape), meant, None
-    if (raw.dtype.kind == "V" and raw.dtype.names is None and raw.dtype.itemsize == 2) or raw.dtype == np.uint16:
-        kind = "2-byte void" if raw.dtype.kind == "V" else "uint16"
-        if wanted is None or wanted.dtype.itemsize != 2:
-            raise InputError(f"{what} are {kind}: if these are bfloat16 bit patterns, say --dtype bfloat16")
-        return np.ascontiguousarray(raw).view(np.uint16).view(wanted.dtype), wanted, None
-    found = formats.of_dtype(raw.dtype)
-    if found is None and (raw.dtype.kind not in "iu" or wanted is None):
-        hint = "; --dtype casts them" if raw.dtype.kind in "iu" else ""
-        raise InputError(f"{what} are {raw.dtype}; expected one of {', '.join(formats.FORMATS)}{hint}")
-    fmt = wanted or found
+    void = raw.dtype.kind == "V" and raw.dtype.names is None and raw.dtype.itemsize == 2
+    if void or (raw.dtype.kind, raw.dtype.itemsize) == ("u", 2):
+        # NumPy names no bfloat16: to .npy it is a 2-byte void, to others its bit patterns are integers
+        if wanted is None or wanted.dtype.kind != "V":
+            found = "2-byte void" if void else "uint16"
+            raise InputError(f"{what}: the numbers are {found}; if they are bfloat16 bit patterns, say {flag} bfloat16")
+        bits = raw.view(np.uint16) if void else raw.astype(np.uint16)
+        return np.asarray(bits, order="C").view(wanted.dtype), wanted, None
+    own = formats.of_dtype(raw.dtype)
+    if own is None and (raw.dtype.kind not in "iu" or wanted is None):
+        hint = f"; {flag} casts them" if raw.dtype.kind in "iu" else ""
+        raise InputError(f"{what}: the numbers are {raw.dtype}; expected one of {', '.join(formats.FORMATS)}{hint}")
+    fmt = wanted or own
     assert fmt is not None  # an array of another kind has been refused
-    if found is fmt:
-        return np.ascontiguousarray(raw, dtype=fmt.dtype), fmt, None
-    return fmt.round_array(raw.astype(np.float64)), fmt, f"{what} were cast from {raw.dtype} to {fmt.name}"
+    if own is fmt:
+        return np.asarray(raw, dtype=fmt.dtype, order="C"), fmt, None
+    exact = raw.astype(np.float64)
+    cast = fmt.round_array(exact)
+    lost = int((np.isfinite(exact) & ~np.isfinite(cast.astype(np.float64))).sum())
+    overflow = f", which made {lost} of them infinite" if lost else ""
+    return cast, fmt, f"{what} were cast from {raw.dtype} to {fmt.name}{overflow}"
 
 
-def _gradient(raw: Array | Texts, shape: tuple[int, ...], dtype: str | None) -> Array:
-    """A gradient in its own dtype; text, and bit patterns, are read in the dtype that is asked for."""
-    own = dtype if isinstance(raw, Texts) or raw.dtype.kind in "Vu" else None
-    gradient = _floats(raw, "gradient", own)[0]
+def _gradient(raw: Array | Texts, shape: tuple[int, ...], dtype: str | None, fmt: Format) -> Array:
+    """A gradient in its own dtype; text is read in `dtype`, or in the problem's format."""
+    flag = "--gradient-dtype"
+    meant = formats.named(dtype) if dtype else None
+    if isinstance(raw, Texts):
+        gradient = _floats(raw, "gradient", meant or fmt, flag)[0]
+    elif formats.of_dtype(raw.dtype) is None and raw.dtype.kind in "iu" and raw.dtype.itemsize != 2:
+        raise InputError(f"gradient: the numbers are {raw.dtype}; expected one of {', '.join(formats.FORMATS)}")
+    else:
+        gradient = _floats(raw, "gradient", meant if formats.of_dtype(raw.dtype) is None else None, flag)[0]
     if gradient.shape == shape[1:] and shape[0] == 1:
         gradient = gradient[None, :]
     if gradient.shape != shape:
@@ -214,33 +247,30 @@ def _gradient(raw: Array | Texts, shape: tuple[int, ...], dtype: str | None) -> 
 
 def _labels(raw: Array | Texts, shape: tuple[int, ...], fmt: Format) -> tuple[Array, str | None]:
     """Hard labels (N,) as int64, or soft labels (N, k) in the format's dtype, and a note if they were cast."""
-    rows, classes = shape
-    if isinstance(raw, Texts):
-        values = [parse(cell) for cell in raw.cells]
-        whole = all(isinstance(value, Fraction) and value.denominator == 1 for value in values)
-        if whole and raw.shape in ((), (rows,), (rows, 1)) and raw.shape != shape:
-            return _hard(np.array([int(value) for value in values], dtype=object), rows), None
-        return fmt.parse_array(raw.cells).reshape(_soft_shape(raw.shape, shape)), None
-    if raw.dtype.kind in "iu" and raw.shape != shape:
-        if raw.size != rows or raw.ndim > 1:
-            raise InputError(f"labels have shape {raw.shape}; {rows} rows of logits need ({rows},)")
-        return _hard(raw, rows), None
-    if raw.dtype.kind == "f" and raw.shape == (rows,) and (rows, classes) != (1, rows):
-        raise InputError(f"labels of shape {raw.shape} name classes and must be integers, not {raw.dtype}")
-    soft, _, note = _floats(raw, "labels", fmt.name)
-    return soft.reshape(_soft_shape(soft.shape, shape)), note
-
-
-def _hard(values: Array, rows: int) -> Array:
-    if values.size and not (int(values.min()) >= -(2**63) and int(values.max()) < 2**63):
-        raise InputError("a label does not fit into 64 bits")
-    return values.reshape(rows).astype(np.int64)
-
-
-def _soft_shape(found: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    if math.prod(found) != math.prod(shape) or (found != shape and found != shape[1:]):
+    rows = shape[0]
+    soft = raw.shape == shape or (rows == 1 and raw.shape == shape[1:] and not _whole(raw))
+    if not soft and raw.shape not in ((), (rows,), (rows, 1)):
         raise InputError(
-            f"labels have shape {found}; logits of shape {shape} need ({shape[0]},) (a class for each row) "
+            f"labels have shape {raw.shape}; logits of shape {shape} need ({rows},) (a class for each row) "
             f"or {shape} (soft labels)"
         )
-    return shape
+    if raw.shape == (rows, 1) and _whole(raw):
+        soft = False
+    if soft:
+        values, _, note = _floats(raw, "labels", fmt, "--dtype")
+        return values.reshape(shape), note
+    if not _whole(raw):
+        shown = f"'{raw.cells[0][:40]}', …" if isinstance(raw, Texts) else str(raw.dtype)
+        raise InputError(f"labels that name the class of each row must be integers, not {shown}")
+    if isinstance(raw, Texts):
+        raw = np.array([int(parse(cell)) for cell in raw.cells], dtype=object)
+    if raw.size and not (int(raw.min()) >= -(2**63) and int(raw.max()) < 2**63):
+        raise InputError("a label does not fit into 64 bits")
+    return raw.reshape(-1).astype(np.int64), None
+
+
+def _whole(raw: Array | Texts) -> bool:
+    """Whether all numbers are whole: for arrays their dtype says so."""
+    if not isinstance(raw, Texts):
+        return raw.dtype.kind in "iu"
+    return all(isinstance(value, Fraction) and value.denominator == 1 for value in map(parse, raw.cells))

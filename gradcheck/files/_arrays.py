@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import BinaryIO
 
 import numpy as np
@@ -21,18 +22,25 @@ def read_array(stream: BinaryIO, size: int, what: str = "the array") -> Array:
     """
     try:
         version = np.lib.format.read_magic(stream)
-        if version not in _HEADERS:
-            raise InputError(f"{what} has a .npy header of version {version}; 1.0 and 2.0 are read")
-        shape, fortran, dtype = _HEADERS[version](stream)
-    except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError, OverflowError):
+        reader = _HEADERS.get(version)
+        if reader is not None:
+            shape, fortran, dtype = reader(stream)
+    except OSError:
+        raise
+    except Exception:
+        # The header is a Python literal: what NumPy's parser raises for a broken one has no end
         raise InputError(f"{what} has no valid .npy header") from None
+    if reader is None:
+        raise InputError(f"{what} has a .npy header of version {version}; 1.0 and 2.0 are read")
+    if any(type(n) is not int or not 0 <= n <= sys.maxsize for n in shape) or not dtype.itemsize:
+        raise InputError(f"{what} has no valid .npy header: shape {shape} of {dtype}")
     if dtype.hasobject:
         raise InputError(f"{what} holds Python objects (a pickle), which are never loaded")
     if dtype.names is not None or dtype.subdtype is not None:
         raise InputError(f"{what} is a structured array; expected plain numbers")
     promised = math.prod(shape) * dtype.itemsize
     present = size - stream.tell()
-    if min(shape, default=0) < 0 or promised != present:
+    if promised != present:
         raise InputError(
             f"the header of {what} promises shape {shape} of {dtype}, {promised} bytes; there are {present}"
         )

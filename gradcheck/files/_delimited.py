@@ -26,6 +26,7 @@ def read(stream: BinaryIO, delimiter: str) -> files.Contents:
     header: list[str] = []
     if not any(is_number(cell) for cell in lines[0][1]):
         header = [cell.strip() for cell in lines.pop(0)[1]]
+        _check_header(header)
         if not lines:
             raise InputError("holds a header and no rows")
     width = len(header) or len(lines[0][1])
@@ -34,9 +35,8 @@ def read(stream: BinaryIO, delimiter: str) -> files.Contents:
             raise InputError(f"line {number} has {len(row)} cells where {width} are expected")
         for column, cell in enumerate(row):
             if not is_number(cell):
-                raise InputError(f"line {number}, column {column + 1}: '{_short(cell)}' is not a number")
-    if header.count("labels") > 1:
-        raise InputError("names two columns 'labels'")
+                hint = "; cells are separated by ';', not by the comma that is expected" if ";" in cell else ""
+                raise InputError(f"line {number}, column {column + 1}: '{_short(cell)}' is not a number{hint}")
     rows = [row for _, row in lines]
     if "labels" not in header:
         return {files.LONE: _texts(rows)}
@@ -72,8 +72,19 @@ def decode(stream: BinaryIO) -> str:
         raise InputError(f"is not UTF-8 text (byte {error.start})") from None
 
 
+def _check_header(header: list[str]) -> None:
+    if header.count("labels") > 1:
+        raise InputError("names two columns 'labels'")
+    for column, name in enumerate(header, start=1):
+        if not name:
+            raise InputError(f"column {column} has no name; an index column has no place among logits")
+        if name != "labels" and name.lower() in ("label", "labels"):
+            raise InputError(f"column {column} is named '{name}'; labels are expected under the name 'labels'")
+
+
 def _numbered(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    reader = csv.reader(io.StringIO(lines), delimiter=delimiter, strict=True)
     return [(reader.line_num, row) for row in reader]
 
 

@@ -12,8 +12,8 @@ from gradcheck.exceptions import InputError
 from gradcheck.formats import Array
 
 
-def loads(text: str) -> Any:
-    """JSON with its numbers as text.
+def loads(text: str, first_line: int = 1) -> Any:
+    """JSON with its numbers as text; its first line is the `first_line`th of the file.
 
     Raises:
         InputError: for text that is no JSON, or names a key twice.
@@ -23,7 +23,9 @@ def loads(text: str) -> Any:
             text, parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=_without_duplicates
         )
     except json.JSONDecodeError as error:
-        raise InputError(f"is no JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
+        raise InputError(
+            f"is no JSON (line {first_line + error.lineno - 1}, column {error.colno}: {error.msg})"
+        ) from None
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -20,10 +20,7 @@ def read(stream: BinaryIO) -> files.Contents:
     for number, line in enumerate(_delimited.decode(stream).split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            value = _nested.loads(line)
-        except InputError as error:
-            raise InputError(f"line {number} {error}") from None
+        value = _nested.loads(line, first_line=number)
         row = {"logits": value} if isinstance(value, list) else value
         if not isinstance(row, dict) or "logits" not in row:
             raise InputError(f"line {number} is neither a list of logits nor an object with 'logits'")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradcheck.exact import whole
 from gradcheck.exceptions import InputError, UsageError
 from gradcheck.problem import Stage, Terms
 
@@ -35,9 +36,6 @@ class IgnoreIndex:
 def parse(text: str) -> IgnoreIndex:
     """The option from its text."""
     try:
-        label = int(text)
+        return IgnoreIndex(label=whole(text))
     except ValueError:
         raise UsageError(f"ignore_index is a whole number, not '{text}'") from None
-    if not -(2**63) <= label < 2**63:
-        raise UsageError(f"ignore_index {text} is no 64-bit label")
-    return IgnoreIndex(label=label)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class Settings:
                 f"--digits {self.digits} is outside {MINIMUM_DIGITS}…{int(PRECISION_CAP_BITS * math.log10(2))}"
             )
         if self.step_log2 is not None and not -PRECISION_CAP_BITS < self.step_log2 <= 0:
-            raise UsageError("--step is a power of two, at most 1")
+            raise UsageError(f"--step 2^{self.step_log2} is outside 2^{1 - PRECISION_CAP_BITS}…2^0")
 
     @property
     def fixed(self) -> bool:
@@ -61,7 +62,8 @@ class RowReference:
     Attributes:
         values: the central differences, exact as computed, (m,).
         high, low: the same in units of 2^`unit_log2`, high + low, (m,).
-        ulp_log2: log2 of each value's ulp in the gradient format, (m,).
+        ulp_log2, ulp_most_log2: log2 of each value's ulp in the gradient format, (m,). Where the uncertainty leaves
+            open on which side of a power of two a value lies, the smaller one and the larger one, else the same.
         uncertainty: truncation + rounding bound, in the same units, (m,).
         evaluations: rounds of Ziv's loop that it took.
     """
@@ -71,6 +73,7 @@ class RowReference:
     high: Float64
     low: Float64
     ulp_log2: Int64
+    ulp_most_log2: Int64
     unit_log2: Int64
     uncertainty: Float64
     plan: Plan
@@ -91,6 +94,7 @@ class Reference:
 
     Attributes:
         high, low: g = (high + low)·2^unit_log2.
+        ulp_log2, ulp_most_log2: log2 of ulp(g), the smaller and the larger where both are possible.
         uncertainty: bound on the error of high + low, in units.
         judged: False in rows that are undefined, (N,).
     """
@@ -101,6 +105,7 @@ class Reference:
     high: Float64
     low: Float64
     ulp_log2: Int64
+    ulp_most_log2: Int64
     unit_log2: Int64
     uncertainty: Float64
     judged: NDArray[np.bool_]
@@ -114,7 +119,7 @@ class Reference:
         return reference.values[int(inverse[cls])]
 
     def in_ulps(self, values: Float64) -> Float64:
-        """Values in units, (N, k), as ulps; inf past 2^1024 of them."""
+        """Values in units, (N, k), as ulps (the smaller, where two are possible); inf past 2^1024 of them."""
         with np.errstate(over="ignore"):
             return np.ldexp(values, (self.unit_log2 - self.ulp_log2).astype(np.int32))
 
@@ -129,6 +134,7 @@ class Reference:
         return max((row.evaluations for row in self.rows if row is not None), default=0)
 
 
+@np.errstate(all="ignore")
 def compute(problem: Problem, fmt: Format, settings: Settings, on_row: Callable[[], None] = lambda: None) -> Reference:
     """The reference of every row of `problem` for gradients in the format `fmt`; `on_row` is called after each."""
     rows = []
@@ -138,6 +144,7 @@ def compute(problem: Problem, fmt: Format, settings: Settings, on_row: Callable[
     return _assemble(problem, fmt, settings, rows)
 
 
+@np.errstate(all="ignore")
 def refine(problem: Problem, reference: Reference, rows: Iterable[int], target_bits: int) -> Reference:
     """`reference` with the given rows made again to an uncertainty of 2^-`target_bits` ulp."""
     settings = Settings(method=reference.settings.method, target_bits=target_bits)
@@ -149,13 +156,6 @@ def refine(problem: Problem, reference: Reference, rows: Iterable[int], target_b
     return _assemble(problem, reference.format, reference.settings, renewed)
 
 
-def sufficient_digits(problem: Problem, fmt: Format) -> int:
-    """The decimal digits that decide every row, for a user whose own digits or step do not."""
-    settings = Settings()
-    bits = [_row(estimate(row), fmt, settings).plan.precision_bits for row in problem.distinct if row is not None]
-    return digits_of(max(bits, default=fmt.precision))
-
-
 def digits_of(precision_bits: int) -> int:
     """Whole decimal digits that a working precision holds."""
     return int(precision_bits * math.log10(2))
@@ -163,7 +163,8 @@ def digits_of(precision_bits: int) -> int:
 
 def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
     """One row, evaluated again with a smaller step and more bits until the uncertainty is met (Ziv's strategy)."""
-    ulp_log2 = ulp_log2_of(fmt, estimates.gradient)
+    # a hair below, so that 1/2 is planned for the ulp on its lower side
+    ulp_log2 = ulp_log2_of(fmt, estimates.gradient * (1 - 2.0**-10))
     current = plan(estimates, fmt, ulp_log2, settings.target_bits, settings.step_log2)
     if settings.digits is not None:
         bits = math.ceil(settings.digits * math.log2(10))
@@ -172,24 +173,12 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
         evaluation = engine.METHODS[settings.method](estimates, current)
         truncation = truncation_log2(estimates, current.step_log2)
         error_log2 = np.logaddexp2(truncation, evaluation.rounding_log2)
-        ulp_log2, high, low = _split(evaluation.values, fmt)
-        unit_log2 = np.maximum(ulp_log2, SMALLEST_UNIT_LOG2)
-        found = RowReference(
-            estimates=estimates,
-            values=evaluation.values,
-            high=high,
-            low=low,
-            ulp_log2=ulp_log2,
-            unit_log2=unit_log2,
-            # never rounded to 0, which would claim an exact value
-            uncertainty=np.exp2(np.clip(error_log2 - unit_log2, -1000, 1023)),
-            plan=current,
-            evaluations=evaluations,
-        )
+        found = _row_reference(estimates, fmt, current, evaluation.values, error_log2, evaluations)
         # Where the error may hide the value, ask as if the value were smaller still, and bolder every round
-        floor = np.maximum(fmt.subnormal_log2, np.floor(error_log2) - fmt.precision - 32 * 2.0**evaluations)
-        unsure = found.uncertainty >= np.abs(high) / 2
-        goal = np.where(unsure, np.minimum(floor, ulp_log2), ulp_log2) - settings.target_bits
+        bold = np.floor(error_log2) - fmt.precision - 32 * 2.0**evaluations
+        hidden = found.uncertainty >= np.abs(found.high) / 2
+        ulp_log2 = np.maximum(fmt.subnormal_log2, np.where(hidden, np.minimum(bold, found.ulp_log2), found.ulp_log2))
+        goal = ulp_log2 - settings.target_bits
         if settings.fixed or bool((error_log2 <= goal).all()):
             break
         coarse = max(0, math.ceil((float((truncation - goal).max()) + 1) / 2))
@@ -200,6 +189,37 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
     return found
 
 
+def _row_reference(
+    estimates: Estimates, fmt: Format, used: Plan, values: list[Dyadic], error_log2: Float64, evaluations: int
+) -> RowReference:
+    """The values in units, with what is known of their ulps."""
+    ulp_most_log2, high, low = _split(values, fmt)
+    unit_log2 = np.maximum(ulp_most_log2, SMALLEST_UNIT_LOG2)
+    size = np.abs(high)
+    # high + low drops what lies 2^-104 below the value, or 2^-1000 below the unit
+    uncertainty = np.exp2(np.clip(error_log2 - unit_log2, -1000, 1024)) + size * 2.0**-104
+    # Does the interval reach below the power of two under the value? size − 2^e is exact, the rest is small
+    exponent = np.frexp(size)[1] - 1
+    reach = (size - np.ldexp(1.0, exponent)) + low * np.sign(high) - uncertainty
+    lower = np.maximum(size - uncertainty, 0.0)
+    below = np.where(lower > 0, np.minimum(np.frexp(lower)[1] - 1, exponent - 1), -(10**6))
+    ulp_log2 = np.where(
+        (reach < 0) & (size > 0), np.maximum(below + unit_log2, fmt.emin) - fmt.precision + 1, ulp_most_log2
+    )
+    return RowReference(
+        estimates=estimates,
+        values=values,
+        high=high,
+        low=low,
+        ulp_log2=np.minimum(ulp_log2, ulp_most_log2),
+        ulp_most_log2=ulp_most_log2,
+        unit_log2=unit_log2,
+        uncertainty=uncertainty,
+        plan=used,
+        evaluations=evaluations,
+    )
+
+
 def _split(values: list[Dyadic], fmt: Format) -> tuple[Int64, Float64, Float64]:
     """log2 ulp of each exact value, and the value in units as the sum of two float64."""
     ulps, highs, lows = [], [], []
@@ -207,15 +227,15 @@ def _split(values: list[Dyadic], fmt: Format) -> tuple[Int64, Float64, Float64]:
         size = abs(value.man)
         bits = size.bit_length()
         top = bits + value.exp
-        if not size or top < fmt.subnormal_log2 - 1000:
+        if not size or top < fmt.subnormal_log2 - 400:
             ulp, high, low = fmt.subnormal_log2, 0.0, 0.0
         else:
             ulp = max(top - 1, fmt.emin) - fmt.precision + 1
+            unit = max(ulp, SMALLEST_UNIT_LOG2)
             cut = max(0, bits - 53)
             head = size >> cut
             tail = size - (head << cut)
             drop = max(0, tail.bit_length() - 53)
-            unit = max(ulp, SMALLEST_UNIT_LOG2)
             high = math.ldexp(head, cut + value.exp - unit)
             low = math.ldexp(tail >> drop, drop + value.exp - unit)
         sign = -1.0 if value.man < 0 else 1.0
@@ -227,24 +247,26 @@ def _split(values: list[Dyadic], fmt: Format) -> tuple[Int64, Float64, Float64]:
 
 def _assemble(problem: Problem, fmt: Format, settings: Settings, rows: list[RowReference | None]) -> Reference:
     shape = (problem.rows, problem.classes)
-    high, low, uncertainty = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    ulp_log2 = np.full(shape, fmt.subnormal_log2, dtype=np.int64)
-    unit_log2 = np.maximum(ulp_log2, SMALLEST_UNIT_LOG2)
     inverse = tuple(None if row is None else row.inverse for row in problem.distinct)
-    for n, (row, spread) in enumerate(zip(rows, inverse, strict=True)):
-        if row is not None:
-            high[n], low[n] = row.high[spread], row.low[spread]
-            ulp_log2[n], unit_log2[n] = row.ulp_log2[spread], row.unit_log2[spread]
-            uncertainty[n] = row.uncertainty[spread]
+
+    def spread(name: str, nothing: float, dtype: type[np.generic]) -> Any:
+        """One attribute of every row, from distinct pairs to classes; `nothing` where a row has none."""
+        whole = np.full(shape, nothing, dtype=dtype)
+        for n, (row, places) in enumerate(zip(rows, inverse, strict=True)):
+            if row is not None:
+                whole[n] = getattr(row, name)[places]
+        return whole
+
     return Reference(
         format=fmt,
         settings=settings,
         rows=tuple(rows),
-        high=high,
-        low=low,
-        ulp_log2=ulp_log2,
-        unit_log2=unit_log2,
-        uncertainty=uncertainty,
+        high=spread("high", 0, np.float64),
+        low=spread("low", 0, np.float64),
+        ulp_log2=spread("ulp_log2", fmt.subnormal_log2, np.int64),
+        ulp_most_log2=spread("ulp_most_log2", fmt.subnormal_log2, np.int64),
+        unit_log2=spread("unit_log2", max(fmt.subnormal_log2, SMALLEST_UNIT_LOG2), np.int64),
+        uncertainty=spread("uncertainty", 0, np.float64),
         judged=problem.status != RowStatus.UNDEFINED,
         inverse=inverse,
     )

@@ -41,6 +41,8 @@ CERTIFIED = False
 """libmp's exp and log are taken to be good to one unit in their last place; they state no proof."""
 
 _LOSS_BITS = 128
+_TINY = math.ldexp(1.0, -1074)
+"""What underflows in float64 must not turn a bound into 0."""
 _Raw = tuple[int, int, int, int]
 
 
@@ -57,8 +59,8 @@ def incremental(estimates: Estimates, plan: Plan) -> Evaluation:
     row, bits, steps = estimates.row, plan.precision_bits, -plan.step_log2
     shifted = _Shifted(estimates, plan)
     total = sum(n * e for n, e in zip(row.counts.tolist(), shifted.exps, strict=True))
-    # label weights below 1 need as many more bits behind the point
-    extra = 8 + max(0, -_floor_log2(max((abs(q) for q in row.q), default=Fraction(1)) or Fraction(1)))
+    # weights below 1 need as many more bits behind the point
+    extra = 8 + max(0, -_floor_log2(max(abs(weight) for weight in (*row.q, row.zeta)) or Fraction(1)))
     to_units = bits + extra
     total_q, zeta = row.total_q, row.zeta
     linear = shifted.linear(to_units)
@@ -87,14 +89,14 @@ def _incremental_rounding_log2(estimates: Estimates, plan: Plan) -> Float64:
     exp_units = 6.0 if not plain else 2.0 if row.temperature == 1 else 3.0
     step = math.ldexp(1.0, plan.step_log2) / min(e.temperature, e.softcap)
     moved_units = exp_units * math.expm1(step) + 3 if plain else exp_units + 1
-    heaviest = float(np.abs(e.q).max())
+    heaviest = max(float(np.abs(e.q).max()), abs(e.zeta))
     # per component, divided by 2^H: the part that the division by 2h magnifies, and the part that it does not
     magnified = e.weight * (moved_units * math.exp(step) + e.log_sum + step + 1) + heaviest * (2.0**-6)
     if not plain:
         magnified += 2 * heaviest
     common = e.weight * e.p * row.classes * exp_units * math.exp(2 * step) + np.abs(e.inner)
     units = e.scale * (magnified + np.ldexp(common, plan.step_log2))
-    return np.asarray(np.log2(units) - plan.step_log2 - plan.precision_bits)
+    return np.asarray(np.log2(np.maximum(units, _TINY)) - plan.step_log2 - plan.precision_bits)
 
 
 def direct(estimates: Estimates, plan: Plan) -> Evaluation:
@@ -151,7 +153,7 @@ def _direct_rounding_log2(estimates: Estimates, plan: Plan) -> Float64:
     if e.zeta:
         magnified += 6 * abs(e.zeta) * (abs(e.largest + e.log_sum) + step) ** 2
     units = np.full(len(e.z), e.scale * magnified) + np.ldexp(np.abs(e.gradient), plan.step_log2)
-    return np.asarray(np.log2(units) - plan.step_log2 - plan.precision_bits)
+    return np.asarray(np.log2(np.maximum(units, _TINY)) - plan.step_log2 - plan.precision_bits)
 
 
 METHODS: dict[str, Callable[[Estimates, Plan], Evaluation]] = {"incremental": incremental, "direct": direct}

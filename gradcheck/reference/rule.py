@@ -18,8 +18,14 @@ from gradcheck.formats import Float64, Format, Int64
 TARGET_BITS = 10
 """G: by default a reference is good to 2^-10 ulp of the gradient's format."""
 
+SHARPEST_TARGET_BITS = 320
+"""G at which a limit that is still not decided counts as met exactly."""
+
 PRECISION_CAP_BITS = 20_000
 """Working precision beyond which a row is given up as undecided."""
+
+# The bounds are computed from float64 estimates, whose own errors this covers many times over
+_ESTIMATES = 1 + 2.0**-20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,7 @@ def plan(estimates: Estimates, fmt: Format, ulp_log2: Int64, target_bits: int, s
         step_log2 = -max(4, half_steps, -widest)
     depth = min(-fmt.subnormal_log2, -int(ulp_log2.min()))
     size = estimates.scale * max(estimates.weight, float(np.abs(estimates.q).max()))
+    # labels that are all 0 leave no loss and no gradient
     inner = target_bits - step_log2 + depth + (math.ceil(math.log2(size)) if size else 0)
     if math.isfinite(estimates.softcap):
         reach = np.abs(estimates.z[np.isfinite(estimates.z)]).max()
@@ -83,4 +90,4 @@ def truncation_log2(estimates: Estimates, step_log2: int) -> Float64:
         return np.full(len(estimates.z), math.inf)
     growth = math.exp(step / narrow * (4 if estimates.zeta or math.isfinite(estimates.softcap) else 1))
     with np.errstate(divide="ignore"):
-        return np.asarray(np.log2(third_derivative(estimates)) + math.log2(growth / 6) + 2 * step_log2)
+        return np.asarray(np.log2(third_derivative(estimates)) + math.log2(growth * _ESTIMATES / 6) + 2 * step_log2)

@@ -33,7 +33,8 @@ def _metric(name: str) -> Callable[[Result], str]:
 def _worst(result: Result) -> str:
     if not isinstance(result.outcome, Judged) or result.outcome.decision.worst is None:
         return _sentences.reason(result)
-    return _sentences.place(result.outcome.decision.worst, result)
+    note = _sentences.unjudged(result.outcome)
+    return _sentences.place(result.outcome.decision.worst, result) + (f"; {note}" if note else "")
 
 
 def _digits(result: Result) -> str:

@@ -107,6 +107,7 @@ def _place(result: Result, extreme: Extreme | None) -> dict[str, Any] | None:
         "candidate": text.plain(extreme.candidate),
         "candidate_hex": text.hexadecimal(extreme.candidate),
         "reference": text.exact(extreme.reference),
+        "uncertainty_ulp": _number(extreme.uncertainty_ulp),
         "ulp": _number(extreme.ulp),
     }
 

@@ -26,22 +26,18 @@ def _judged(result: Result, judged: Judged) -> str:
             return (
                 f"{place(worst, result)}, off by {text.brief(worst.ulp)} ulp where {against}; "
                 f"{text.count(judged.decision.failed, 'component')} of {judged.decision.judged:,} "
-                f"{'is' if judged.decision.failed == 1 else 'are'} past the limit{_findings(judged)}"
+                f"{'is' if judged.decision.failed == 1 else 'are'} past the limit{findings(judged)}"
             )
         case Verdict.INCONCLUSIVE:
-            facts = judged.reference
-            uncertainty = text.brief(facts.uncertainty_ulp) if facts else "0"
-            advice = (
-                f"--digits {judged.sufficient_digits} with --step auto would do"
-                if judged.sufficient_digits
-                else "the candidate meets its limit exactly, as far as 5,000 bits can tell"
-            )
-            return (
-                f"the reference is uncertain by {uncertainty} ulp, too much to decide whether {against} "
-                f"({text.count(len(judged.decision.undecided_rows), 'row')} undecided): {advice}"
-            )
+            rows = text.count(len(judged.decision.undecided_rows), "row")
+            if judged.sufficient is not None:
+                step = text.power_of_two(judged.sufficient.step_log2)
+                advice = f"--digits {judged.sufficient.digits} --step {step} would do, or auto for both"
+            else:
+                advice = "an error is too near its limit, or an exact value to 0, for any precision that is tried"
+            return f"the reference is too uncertain for a verdict under {result.tolerance} ({rows} undecided): {advice}"
         case _:
-            return f"the largest error is {text.brief(worst.value)} of its limit{_findings(judged)}"
+            return f"the largest error is {text.brief(worst.value)} of its limit{findings(judged)}"
 
 
 def _limit(tolerance: str, ulps: float) -> str:
@@ -55,11 +51,12 @@ def place(extreme: Extreme, result: Result) -> str:
     fmt = result.gradient_format
     return (
         f"row {result.row_number(extreme.row)}, class {extreme.cls}: {text.candidate(extreme.candidate, fmt)} "
-        f"(reference {text.reference(extreme.reference, fmt)})"
+        f"(reference {text.reference(extreme.reference, fmt, extreme.uncertainty_ulp)})"
     )
 
 
-def _findings(judged: Judged) -> str:
+def findings(judged: Judged) -> str:
+    """What was noticed beside the verdict, each after a semicolon."""
     measures = judged.measures
     found = [
         f"{text.count(n, 'component')} {what}"
@@ -73,9 +70,15 @@ def _findings(judged: Judged) -> str:
     ]
     if measures.total is not None and measures.total > 1:
         found.append(f"a row's sum is off by {text.brief(measures.total)} times what rounding explains")
-    if measures.undefined_rows:
-        found.append(f"{text.count(measures.undefined_rows, 'row')} undefined and not judged")
+    if note := unjudged(judged):
+        found.append(note)
     return "".join(f"; {finding}" for finding in found)
+
+
+def unjudged(judged: Judged) -> str:
+    """The rows that no candidate could be judged on, or nothing; a passing result says it too."""
+    rows = judged.measures.undefined_rows
+    return f"{text.count(rows, 'row')} undefined (NaN or inf) and not judged" if rows else ""
 
 
 def summary(report: Report) -> str:

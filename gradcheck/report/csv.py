@@ -6,6 +6,8 @@ import csv
 import io
 from typing import Any
 
+from gradcheck import text
+from gradcheck.exact import is_number
 from gradcheck.report import Style, _record
 from gradcheck.results import Report
 
@@ -39,14 +41,6 @@ def render(report: Report, style: Style) -> str:
 
 def _safe(cell: Any) -> Any:
     """A name that a spreadsheet would run as a formula gets an apostrophe; numbers stay numbers."""
-    if isinstance(cell, str) and cell[:1] in "=+-@" and not _is_number(cell):
-        return f"'{cell}"
-    return cell
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+    if not isinstance(cell, str) or is_number(cell):
+        return cell
+    return text.name(f"'{cell}" if cell[:1] in "=+-@" else cell)

@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from gradcheck import text
-from gradcheck.report import Style, _cells, _sentences
+from gradcheck.report import Style, _cells, _sentences, concise
 from gradcheck.results import Report, Verdict
 
 # The order in which columns make room in a narrow terminal
-_DROPPED = (_cells.DIGITS, _cells.ABS, _cells.REL, _cells.CANDIDATE, _cells.FORMAT)
+_DROPPED = (_cells.DIGITS, _cells.ABS, _cells.REL, _cells.CANDIDATE, _cells.FORMAT, _cells.WORST)
 _WORST_WIDTH = 30
 _PADDING = 2
 _UNLIMITED = 100_000
@@ -25,6 +25,9 @@ def render(report: Report, style: Style) -> str:
     """The table, then what did not pass with its reason, then the summary."""
     width = style.width or _UNLIMITED
     columns, dropped = _fitting(report, width)
+    if not columns:
+        # not even the verdict fits beside its case: lines may wrap, a table would cut
+        return concise.render(report, style)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, _PADDING, 0, 0), show_edge=False)
     for column in columns:
         last = column is _cells.WORST
@@ -64,16 +67,18 @@ def render(report: Report, style: Style) -> str:
 
 
 def _fitting(report: Report, width: int) -> tuple[list[_cells.Column], list[_cells.Column]]:
-    """The columns that fit, and those that had to go."""
+    """The columns that fit, none where the narrowest table does not, and those that had to go."""
     natural = {
         column.title: max([len(column.title), *(len(column.cell(result)) for result in report.results)])
         for column in _cells.COLUMNS
     }
     natural[_cells.WORST.title] = min(natural[_cells.WORST.title], _WORST_WIDTH)
-    columns, dropped = list(_cells.COLUMNS), []
-    for column in _DROPPED:
+    columns = list(_cells.COLUMNS)
+    dropped: list[_cells.Column] = []
+    for column in (*_DROPPED, None):
         if sum(natural[kept.title] + _PADDING for kept in columns) <= width:
-            break
-        columns.remove(column)
-        dropped.append(column)
-    return columns, dropped
+            return columns, dropped
+        if column is not None:
+            columns.remove(column)
+            dropped.append(column)
+    return [], dropped

@@ -25,7 +25,8 @@ def gradient(row: Row, digits: int = 1300) -> list[Fraction]:
 
     temperature = real(row.temperature)
     cap = None if row.softcap is None else real(row.softcap)
-    z, slope = [], []
+    z: list[mpmath.mpf | None] = []
+    slope: list[mpmath.mpf] = []
     for logit in row.logits.tolist():
         if logit == -np.inf:
             z.append(None)
@@ -41,10 +42,7 @@ def gradient(row: Row, digits: int = 1300) -> list[Fraction]:
     total = context.fsum(int(n) * e for n, e in zip(row.counts, exps, strict=True))
     lse = top + context.log(total)
     weight = real(row.total_q) + 2 * real(row.zeta) * lse
-    values = [
-        real(row.scale) * f * (weight * e / total - real(q))
-        for f, e, q in zip(slope, exps, row.q, strict=True)
-    ]
+    values = [real(row.scale) * f * (weight * e / total - real(q)) for f, e, q in zip(slope, exps, row.q, strict=True)]
     return [exact(value) for value in values]
 
 

@@ -35,7 +35,7 @@ CERTIFIED = (
 )
 
 
-def certified(archive: Any, values: Float64) -> tuple[Float64, Float64]:
+def certified(archive: Any, values: Any) -> tuple[Float64, Any]:
     """The archive's certified gradient, and `values` at the same components."""
     if "grad_ref_f64" in archive:
         return archive["grad_ref_f64"], values
@@ -45,9 +45,7 @@ def certified(archive: Any, values: Float64) -> tuple[Float64, Float64]:
 def errors_against_certified(exact: Reference, archive: Any) -> tuple[Float64, Float64]:
     """|reference − certified| and the claimed uncertainty, both in units; the first lessened by float64's rounding."""
     known, high = certified(archive, exact.high)
-    low, unit, claimed = (
-        certified(archive, values)[1] for values in (exact.low, exact.unit_log2, exact.uncertainty)
-    )
+    low, unit, claimed = (certified(archive, values)[1] for values in (exact.low, exact.unit_log2, exact.uncertainty))
     unit = unit.astype(np.int32)
     apart = np.abs((np.ldexp(known, -unit) - high) - low)
     rounding = np.ldexp(np.spacing(np.abs(known)), -unit) / 2  # in this order: half of the smallest would be 0
@@ -134,7 +132,10 @@ def disagreement(one: Reference, other: Reference) -> float:
         if left is None or right is None:
             continue
         claims = [
-            [Fraction(float(u)) * Fraction(2) ** int(unit) for u, unit in zip(row.uncertainty, row.unit_log2, strict=True)]
+            [
+                Fraction(float(u)) * Fraction(2) ** int(unit)
+                for u, unit in zip(row.uncertainty, row.unit_log2, strict=True)
+            ]
             for row in (left, right)
         ]
         for a, b, *claimed in zip(left.values, right.values, *claims, strict=True):
@@ -180,7 +181,9 @@ def wrong_sum(evaluate: Evaluate) -> Evaluate:
     """Leaves one class out of S."""
 
     def wrong(estimates: Any, current: Plan) -> engine.Evaluation:
-        row = dataclasses.replace(estimates.row, counts=estimates.row.counts + np.eye(len(estimates.row.counts), dtype=int)[0])
+        row = dataclasses.replace(
+            estimates.row, counts=estimates.row.counts + np.eye(len(estimates.row.counts), dtype=int)[0]
+        )
         return evaluate(dataclasses.replace(estimates, row=row), current)
 
     return wrong
@@ -202,9 +205,7 @@ def wrong_rounding(evaluate: Evaluate) -> Evaluate:
 
     def wrong(estimates: Any, current: Plan) -> engine.Evaluation:
         short = dataclasses.replace(current, precision_bits=current.precision_bits - 30)
-        return dataclasses.replace(
-            evaluate(estimates, short), rounding_log2=evaluate(estimates, current).rounding_log2
-        )
+        return dataclasses.replace(evaluate(estimates, short), rounding_log2=evaluate(estimates, current).rounding_log2)
 
     return wrong
 
@@ -278,7 +279,12 @@ def test_refine_renews_the_rows_that_it_is_asked_to() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "error"),
-    [({"digits": 4}, UsageError), ({"digits": 10_000}, UsageError), ({"step_log2": 1}, UsageError), ({"method": "magic"}, UnknownNameError)],
+    [
+        ({"digits": 4}, UsageError),
+        ({"digits": 10_000}, UsageError),
+        ({"step_log2": 1}, UsageError),
+        ({"method": "magic"}, UnknownNameError),
+    ],
 )
 def test_settings_are_validated(settings: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
@@ -364,3 +370,40 @@ def test_plan_grows_with_the_target() -> None:
     small, large = (plan(estimates, named("float32"), ulps, bits) for bits in (10, 30))
     assert large.step_log2 == small.step_log2 - 10
     assert large.precision_bits == small.precision_bits + 30
+
+
+@pytest.mark.parametrize("method", ["incremental", "direct"])
+@pytest.mark.parametrize(
+    ("logits", "labels", "options"),
+    [
+        ([1e18, 1.000000000000001e18], [0, 1], {"temperature": Fraction(3)}),
+        ([1e16, 1.0000000000000002e16], [1, 0], {"temperature": Fraction(7, 10)}),
+        ([1.3056640625], [0], {"zeta": Fraction(1, 10**6)}),
+        ([0.5, 0.25], [0, 0], {"zeta": Fraction(1, 10**30)}),
+        ([0.5, 0.25], [5e-324, 0], {"scale": Fraction(1, 3)}),
+        ([0.5, 0.25], [1e-300, 2e-300], {}),
+    ],
+)
+def test_uncertainty_holds_at_the_ends_of_float64(
+    logits: list[float], labels: list[float], options: dict[str, Any], method: str
+) -> None:
+    """Rows on which estimates in float64, or weights far from 1, once made the claim too small."""
+    part = make_problem([logits], [labels]).terms.row(0)
+    row = Row(logits=part.logits, q=part.q, counts=part.counts, inverse=part.inverse, **options)
+    for fmt in EVERY_FORMAT:
+        found = reference._row(estimate(row), fmt, Settings(method=method))
+        for i, value in enumerate(closed_form.gradient(row)):
+            error = abs(to_fraction(found.values[i]) - value) / Fraction(2) ** int(found.unit_log2[i])
+            assert error <= Fraction(float(found.uncertainty[i])) * Fraction(1001, 1000)
+
+
+def test_many_subnormals_together() -> None:
+    """4,095 classes at a gap of 100: each exp is a subnormal float32, their sum is not."""
+    from gradcheck import candidates
+    from gradcheck.metrics import errors_in_units
+
+    for fmt, gap in ((named("float32"), 100.0), (named("float32"), 103.0), (named("float64"), 735.0)):
+        problem = make_problem([[gap] + [0.0] * 4095], [0], fmt)
+        exact = reference.compute(problem, fmt, Settings())
+        gradient = candidates.load("compensated").gradient(problem)
+        assert exact.in_ulps(errors_in_units(exact, gradient))[0, 0] <= 16

@@ -1,0 +1,120 @@
+"""From the options of a `Source` to a problem. Only running commands import this: it pulls in all that is heavy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradcheck import candidates, cases, distributions, files, formats, losses
+from gradcheck.candidates import Candidate
+from gradcheck.cli._options import Source
+from gradcheck.exact import whole
+from gradcheck.exceptions import InputError, UsageError
+from gradcheck.formats import Array, Format, Int64
+from gradcheck.problem import Problem
+
+
+def load(
+    logits: str | None, source: Source, gradient_dtype: str | None
+) -> tuple[str, Problem, list[Candidate], list[str]]:
+    """The problem's name, the problem, the gradients that came with it, and notes on both."""
+    _exclusive(logits, source)
+    notes: list[str] = []
+    own: Array | None = None
+    gradient: Array | None = None
+    options = losses.parse(source.loss or [])
+    if source.case is not None:
+        fmt = formats.named(source.dtype or "float32")
+        (case, *more) = cases.select([source.case])
+        if more:
+            raise UsageError(
+                f"--case '{source.case}' names {1 + len(more)} cases; 'gradcheck stability' takes patterns"
+            )
+        made = case.problem(fmt)
+        if made is None:
+            raise UsageError(f"case '{case.name}' has logits that {fmt.name} cannot hold")
+        name, array, own, options = case.name, made.logits, made.labels, options or made.loss
+    elif source.generate is not None:
+        fmt = formats.named(source.dtype or "float32")
+        chosen = {"classes": source.classes, "scale": source.scale, "seed": source.seed, "rows": _count(source.rows)}
+        drawn = distributions.DEFAULTS | {key: value for key, value in chosen.items() if value is not None}
+        array, own = distributions.generate(source.generate, fmt=fmt, **drawn)
+        name = f"{source.generate}-{array.shape[0]}x{array.shape[1]}-seed-{drawn['seed']}"
+    else:
+        assert logits is not None
+        loaded = files.load(logits, input_format=source.input_format, dtype=source.dtype, gradient_dtype=gradient_dtype)
+        array, own, gradient, fmt = loaded.logits, loaded.labels, loaded.gradient, loaded.format
+        notes += loaded.notes
+        name = logits
+    labels, note = _labels(source, array, own, fmt)
+    notes += [note] if note else []
+    try:
+        problem = Problem(logits=array, labels=labels, format=fmt, loss=options)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    gradients = [] if gradient is None else [candidates.given("gradient in the file", gradient)]
+    if source.gradient is not None:
+        read = files.load_gradient(source.gradient, array.shape, gradient_dtype, fmt)
+        gradients.append(candidates.given(source.gradient, read))
+    return name, problem, gradients, notes
+
+
+def _exclusive(logits: str | None, source: Source) -> None:
+    """One source of logits, and no option that belongs to another."""
+    sources = {"LOGITS": logits, "--generate": source.generate, "--case": source.case}
+    given = [flag for flag, value in sources.items() if value is not None]
+    if len(given) != 1:
+        what = f"{' and '.join(given)} exclude each other" if given else "there are no logits"
+        raise UsageError(f"{what}; give a file, --generate NAME or --case NAME")
+    drawing = {"--classes": source.classes, "--scale": source.scale}
+    stray = [flag for flag, value in drawing.items() if value is not None and source.generate is None]
+    if stray:
+        raise UsageError(f"{' and '.join(stray)} go with --generate")
+    if source.seed is not None and source.generate is None and source.sample is None:
+        raise UsageError("--seed goes with --generate or --sample")
+    if source.input_format is not None and logits is None:
+        raise UsageError("--input-format goes with a file of logits")
+
+
+def _labels(source: Source, logits: Array, own: Array | None, fmt: Format) -> tuple[Array, str | None]:
+    wanted = source.labels
+    if wanted is None:
+        if own is None:
+            raise UsageError("the logits come without labels; give --labels FILE, a class number, argmax or argmin")
+        return own, None
+    values = logits.astype(np.float64)
+    if wanted == "argmax":
+        return np.argmax(np.where(np.isnan(values), -np.inf, values), axis=1), None
+    if wanted == "argmin":
+        return np.argmin(np.where(np.isnan(values), np.inf, values), axis=1), None
+    try:
+        return np.full(logits.shape[0], whole(wanted), dtype=np.int64), None
+    except ValueError:  # no number, so a file
+        pass
+    return files.load_labels(wanted, logits.shape, fmt)
+
+
+def _count(rows: str | None) -> int | None:
+    """How many rows to draw."""
+    try:
+        return None if rows is None else whole(rows)
+    except ValueError:
+        raise UsageError(f"--rows with --generate is a whole number, not '{rows}'") from None
+
+
+def chosen_rows(source: Source, problem: Problem) -> Int64 | None:
+    """The numbers of the rows to check, or None for all."""
+    rows = np.arange(problem.rows)
+    if source.rows is not None and source.generate is None:
+        first, colon, last = source.rows.partition(":")
+        try:
+            bounds = [whole(bound) if bound else None for bound in (first, last)]
+        except ValueError:
+            bounds = []
+        if not colon or not bounds:
+            raise UsageError(f"--rows should read A:B, not '{source.rows}'")
+        rows = rows[slice(*bounds)]
+        if not rows.size:
+            raise UsageError(f"--rows {source.rows} leaves none of the {problem.rows} rows")
+    if source.sample is not None and source.sample < len(rows):
+        rows = np.sort(np.random.default_rng(source.seed or 0).choice(rows, size=source.sample, replace=False))
+    return rows if len(rows) < problem.rows else None
