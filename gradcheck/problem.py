@@ -273,3 +273,7 @@ def _check_labels(terms: Terms) -> None:
             raise InputError(
                 f"soft label {terms.soft[row, cls]:g} of row {row}, class {cls} is not a finite number >= 0"
             )
+        with np.errstate(over="ignore"):
+            heavy = np.flatnonzero(terms.soft.sum(axis=1) > _HEAVIEST)
+        if heavy.size:
+            raise InputError(f"soft labels of row {int(heavy[0])} sum to more than {_HEAVIEST:g}")
