@@ -1,0 +1,439 @@
+"""The program as a user meets it: exit codes, streams, messages."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradcheck import __version__, cases, files
+from gradcheck.formats import named
+from tests.conftest import DATA, Program
+
+GRADCHECK = [sys.executable, "-m", "gradcheck"]
+
+
+def saved(path: Path, logits: Any, labels: Any, **more: Any) -> str:
+    np.savez(path, logits=logits, labels=labels, **more)
+    return str(path)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> str:
+    logits = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    return saved(tmp_path / "small.npz", logits, np.arange(3))
+
+
+def shifted(path: str) -> Any:
+    archive = np.load(path)
+    exps = np.exp(archive["logits"] - archive["logits"].max(axis=1, keepdims=True))
+    p = exps / exps.sum(axis=1, keepdims=True)
+    p[np.arange(len(p)), archive["labels"]] -= 1
+    return p
+
+
+# --- the main job ----------------------------------------------------------------------------------------------
+
+
+def test_stability_passes_with_the_default_candidate(program: Program) -> None:
+    ran = program("stability")
+    assert ran.code == 0
+    assert ran.err == ""
+    verdicts = [line.split()[0] for line in ran.out.splitlines()[:-1]]
+    assert set(verdicts) == {"pass"}
+    assert len(verdicts) >= 50
+    assert ran.out.splitlines()[-1] == f"{len(verdicts)} results: {len(verdicts)} passed"
+
+
+def test_stability_names_the_cases_that_naive_fails(program: Program) -> None:
+    ran = program("stability", "--candidate", "naive")
+    assert ran.code == 1
+    failed = {line.split()[1] for line in ran.out.splitlines() if line.startswith("fail")}
+    assert {"overflow-boundary", "overflow-sum", "overflow-beyond", "underflow-boundary", "underflow-beyond"} <= failed
+    assert "plain-3" not in failed
+
+
+def test_stability_names_the_offsets_that_logsumexp_fails(program: Program) -> None:
+    ran = program("stability", "--candidate", "logsumexp", "--case", "offset-*", "--dtype", "float32")
+    assert ran.code == 1
+    failed = {line.split()[1] for line in ran.out.splitlines() if line.startswith("fail")}
+    assert {"offset-plus-1e7", "offset-minus-1e7", "offset-mixed-rows"} <= failed
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in DATA.glob("*.npz")))
+def test_real_logits_pass(name: str, program: Program) -> None:
+    dtype = ["--dtype", "bfloat16"] if name.endswith("bf16") else []
+    ran = program("check", str(DATA / f"{name}.npz"), *dtype)
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, "1 result: 1 passed")
+
+
+def test_the_published_row(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "row.json"
+    path.write_text('{"logits": [[37.42994775023705, 0]], "labels": [0]}')
+    ran = program("check", str(path), "--tolerance", "ulp:4", "--candidate", "shifted", "--candidate", "compensated")
+    assert ran.code == 1
+    assert "row 0, class 0: 0.0 (reference -5.55111512312577578" in ran.out
+    assert re.findall(r"^(\w+) .*  (shifted|compensated)  ", ran.out, re.M) == [
+        ("fail", "shifted"),
+        ("pass", "compensated"),
+    ]
+    assert program("check", str(path)).code == 0
+
+
+def test_generated_logits(program: Program) -> None:
+    ran = program("check", "--generate", "normal", "--rows", "4", "--classes", "10", "--format", "json")
+    assert ran.code == 0
+    (result,) = json.loads(ran.out)["results"]
+    assert (result["rows"], result["classes"], result["dtype"]) == (4, 10, "float32")
+
+
+# --- gradients from elsewhere ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["npy", "csv", "json"])
+def test_a_gradient_that_another_program_wrote(suffix: str, small: str, tmp_path: Path, program: Program) -> None:
+    for factor, code in ((1.0, 0), (1.001, 1)):
+        gradient = (shifted(small) * np.float32(factor)).astype(np.float32)
+        path = tmp_path / f"g.{suffix}"
+        if suffix == "npy":
+            np.save(path, gradient)
+        elif suffix == "csv":
+            path.write_text("\n".join(",".join(map(repr, row)) for row in gradient.astype(float).tolist()))
+        else:
+            path.write_text(json.dumps(gradient.astype(float).tolist()))
+        ran = program("check", small, "--gradient", str(path))
+        assert ran.code == code
+        assert "float32 >" not in ran.out  # text is judged in the problem's format
+
+
+def test_a_gradient_in_the_file_is_checked(small: str, tmp_path: Path, program: Program) -> None:
+    archive = np.load(small)
+    path = saved(tmp_path / "bad.npz", archive["logits"], archive["labels"], gradient=shifted(small) * 2)
+    ran = program("check", path)
+    assert ran.code == 1
+    assert "gradient in the file" in ran.out
+    again = next(line for line in ran.out.splitlines() if "again:" in line).split("gradcheck ", 1)[1]
+    assert program(*shlex.split(again)).code == 1
+
+
+def test_bit_patterns_of_a_gradient(small: str, tmp_path: Path, program: Program) -> None:
+    fmt = named("bfloat16")
+    np.save(tmp_path / "g.npy", fmt.round_array(shifted(small).astype(np.float64)))
+    assert program("check", small, "--gradient", str(tmp_path / "g.npy")).code == 2
+    ran = program("check", small, "--gradient", str(tmp_path / "g.npy"), "--gradient-dtype", "bfloat16")
+    assert ran.code == 0
+    assert "float32 > bfloat16" in ran.out
+
+
+def test_a_part_of_the_rows_keeps_its_numbers_and_its_share(small: str, tmp_path: Path, program: Program) -> None:
+    archive = np.load(small)
+    wrong = shifted(small) / 3
+    wrong[2, 1] *= 1.01
+    path = saved(tmp_path / "mean.npz", archive["logits"], archive["labels"], gradient=wrong.astype(np.float32))
+    ran = program("check", path, "--loss", "reduction=mean", "--rows", "1:3")
+    assert ran.code == 1
+    assert "row 2, class 1" in ran.out
+    assert program("check", path, "--loss", "reduction=mean", "--rows", ":2").code == 0
+    assert "2 of the input's rows" in program("check", small, "--sample", "2", "--seed", "3").out
+
+
+def test_undefined_rows_are_told_even_when_all_passes(tmp_path: Path, program: Program) -> None:
+    logits = np.vstack([np.full((9, 3), np.nan, np.float32), np.ones((1, 3), np.float32)])
+    path = saved(tmp_path / "nan.npz", logits, np.zeros(10, int))
+    for name in ("concise", "table", "markdown"):
+        ran = program("check", path, "--format", name)
+        assert ran.code == 0
+        assert "9 rows undefined" in ran.out.replace("\n", " ")
+    path = saved(tmp_path / "big.npz", np.array([[1e5, 1], [1, 2]], np.float32), np.array([1, 1]))
+    assert "1 of them infinite" in program("check", path, "--dtype", "float16").out
+
+
+def test_nothing_judged_is_no_pass(tmp_path: Path, program: Program) -> None:
+    path = saved(tmp_path / "nan.npz", np.full((2, 3), np.nan), np.zeros(2, int))
+    ran = program("check", path)
+    assert ran.code == 2
+    assert "undefined" in ran.out
+    assert program("check", path, "--exit-zero").code == 0
+
+
+# --- reports ---------------------------------------------------------------------------------------------------
+
+
+def test_reports_go_where_they_are_sent(small: str, tmp_path: Path, program: Program) -> None:
+    out, record, marked = tmp_path / "out.csv", tmp_path / "r.json", tmp_path / "r.md"
+    ran = program(
+        "check",
+        small,
+        "--format",
+        "csv",
+        "--output",
+        str(out),
+        "--report",
+        f"json={record}",
+        "--report",
+        f"markdown={marked}",
+    )
+    assert (ran.code, ran.out) == (0, "")
+    assert out.read_text().startswith("case,")
+    assert json.loads(record.read_text())["summary"]["pass"] == 1
+    assert marked.read_text().startswith("| case")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "r.json", "r.md", "small.npz"]
+
+
+def test_a_report_replaces_what_a_link_points_to(small: str, tmp_path: Path, program: Program) -> None:
+    real, link = tmp_path / "real.json", tmp_path / "link.json"
+    real.write_text("old")
+    link.symlink_to(real)
+    assert program("check", small, "--format", "json", "--output", str(link)).code == 0
+    assert link.is_symlink()
+    assert json.loads(real.read_text())["schema_version"] == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--output", ""],
+        ["--output", "/nonexistent/x"],
+        ["--report", "json=/nonexistent/x"],
+        ["--output", "same", "--report", "json=same"],
+        ["--report", "json"],
+        ["--report", "xml=x"],
+        ["--format", "xml"],
+        ["--color", "red"],
+    ],
+)
+def test_targets_are_tried_before_the_work(options: list[str], small: str, program: Program) -> None:
+    ran = program("check", small, *options)
+    assert (ran.code, ran.out) == (2, "")
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_quiet_and_version(small: str, program: Program) -> None:
+    assert program("check", small, "-q").out == ""
+    assert program("--version").out == f"gradcheck {__version__}\n"
+
+
+# --- generate and explain --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("suffix", files.names())
+@pytest.mark.parametrize("name", ["heavy-tailed", "extreme-largest-finite", "nonfinite-inf-row"])
+def test_what_is_generated_can_be_checked(name: str, suffix: str, dtype: str, tmp_path: Path, program: Program) -> None:
+    path = str(tmp_path / f"x.{suffix}")
+    ran = program("generate", name, "-o", path, "--dtype", dtype)
+    assert ran.code == 0
+    labels = ["--labels", "argmax"] if suffix == "npy" else []
+    checked = program("check", path, "--dtype", dtype, *labels)
+    assert checked.code == 0, checked
+
+
+def test_explain(program: Program) -> None:
+    everything = program("explain").out
+    for name in ("equal-70000", "compensated", "reduction", "allclose:RTOL,ATOL", "bfloat16", "heavy-tailed", "130"):
+        assert f"  {name}  " in everything
+    for name in ("cases", "exit-codes", "equal-70000", "compensated", "ulp", "float16", "ignore_index"):
+        ran = program("explain", name)
+        assert (ran.code, ran.err) == (0, "")
+        assert name in ran.out
+    assert program("explain", "nothing").code == 2
+
+
+# --- what users do wrong ---------------------------------------------------------------------------------------
+
+WRONG: list[tuple[list[str], str]] = [
+    (["check"], "there are no logits"),
+    (["check", "nosuch.npz"], "nosuch.npz: No such file"),
+    (["check", "{small}", "--candidate", "shiftd"], "did you mean 'shifted'"),
+    (["check", "{small}", "--dtype", "float33"], "did you mean 'float32'"),
+    (["check", "{small}", "--gradient-dtype", "float33"], "did you mean 'float32'"),
+    (["check", "{small}", "--tolerance", "ulp:-1"], "needs a finite number >= 0"),
+    (["check", "{small}", "--tolerance", "ulp:nan"], "needs a finite number >= 0"),
+    (["check", "{small}", "--tolerance", "close"], "unknown tolerance 'close'"),
+    (["check", "{small}", "--loss", "reduction=avg"], "reduction is one of"),
+    (["check", "{small}", "--loss", "focal=2"], "unknown loss option 'focal'"),
+    (["check", "{small}", "--labels", "7"], "label 7 of row 0 is outside 0…3"),
+    (["check", "{small}", "--labels=-100"], "--loss ignore_index=-100"),
+    (["check", "{small}", "--labels=--5"], "--5"),
+    (["check", "{small}", "--labels", "-"], "standard input is for the logits"),
+    (["check", "{small}", "--digits", "4"], "--digits 4 is outside"),
+    (["check", "{small}", "--digits", "many"], "whole number or auto"),
+    (["check", "{small}", "--step", "2"], "--step"),
+    (["check", "{small}", "--step", "2^-30000"], "2^-30000 is outside"),
+    (["check", "{small}", "--step", "nan"], "--step"),
+    (["check", "{small}", "--method", "magic"], "unknown method"),
+    (["check", "{small}", "--rows", "5:9"], "leaves none of the 3 rows"),
+    (["check", "{small}", "--rows", "x"], "--rows should read A:B"),
+    (["check", "{small}", "--classes", "7"], "--classes go with --generate"),
+    (["check", "{small}", "--seed", "7"], "--seed goes with"),
+    (["check", "{small}", "--case", "plain-3"], "exclude each other"),
+    (["check", "{small}", "--input-format", "xls"], "unknown input format"),
+    (["check", "{small}", "--gradient", "{small}"], "holds no array named 'gradient'"),
+    (["check", "--case", "plain-*"], "names 4 cases"),
+    (["check", "--case", "plain-3", "--labels", "nosuch.npy"], "No such file"),
+    (["check", "--case", "saturated-gap-1e300", "--dtype", "float16"], "cannot hold"),
+    (["check", "--generate", "gaussian"], "unknown distribution 'gaussian'"),
+    (["check", "--generate", "normal", "--rows", "0"], "nothing to check"),
+    (["check", "--generate", "normal", "--rows", "many"], "whole number"),
+    (["check", "--generate", "normal", "--classes", "99999999999"], "more than"),
+    (["check", "--generate", "normal", "--scale", "1e308"], "draws logits past"),
+    (["check", "-"], "needs --input-format"),
+    (["stability", "--case", "plain-33"], "unknown case"),
+    (["stability", "--candidate", "nothing"], "unknown candidate"),
+    (["stability", "--dtype", "float8"], "unknown dtype"),
+    (["generate", "nothing", "-o", "x.npz"], "unknown case or distribution"),
+    (["generate", "equal-2", "-o", "x.npz", "--rows", "100"], "--rows go with a distribution"),
+    (["generate", "normal", "-o", "x"], "no suffix names no file format"),
+    (["generate", "normal", "-o", "/nonexistent/x.npz"], "cannot be written"),
+    (["generate", "soft-plain", "-o", "x.csv"], "soft labels"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), WRONG, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_a_mistake_is_one_clear_sentence(words: list[str], message: str, small: str, program: Program) -> None:
+    ran = program(*(word.replace("{small}", small) for word in words))
+    assert ran.code == 2
+    assert ran.out == ""
+    assert message in ran.err
+    assert ran.err.startswith("gradcheck: ")
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_unknown_options_exit_2(program: Program) -> None:
+    assert program("check", "--nonsense").code == 2
+    assert program("nonsense").code == 2
+
+
+def test_a_hostile_name_stays_text(tmp_path: Path, program: Program) -> None:
+    path = tmp_path / "e\x1b]0;pwn\x07\n.csv"
+    path.write_text("1,2\n")
+    for form in ("concise", "table", "markdown", "csv"):
+        ran = program("check", str(path), "--labels", "0", "--tolerance", "ulp:0", "--format", form)
+        assert ran.code == 1
+        assert "\x1b" not in ran.out
+        assert "\x07" not in ran.out
+    again = next(
+        line
+        for line in program("check", str(path), "--labels", "0", "--tolerance", "ulp:0").out.splitlines()
+        if "again" in line
+    )
+    command = again.split("again: gradcheck ", 1)[1]
+    shell = subprocess.run(
+        ["bash", "-c", f"{shlex.join(GRADCHECK)} {command}"], capture_output=True, text=True, check=False
+    )
+    assert shell.returncode == 1
+    missing = program("check", str(tmp_path / "no\x1b[31m.csv"))
+    assert "\x1b" not in missing.err
+
+
+# --- streams and signals, in a process of their own -------------------------------------------------------------
+
+
+def run(*words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*GRADCHECK, *words], capture_output=True, check=False, **options)
+
+
+def test_standard_input() -> None:
+    ran = run("check", "-", "--input-format", "csv", "--labels", "0", input=b"1,2,3\n")
+    assert ran.returncode == 0
+    assert run("check", "-", "--input-format", "csv", "--labels", "0", input=b"").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "words", [["stability", "--case", "equal-*"], ["explain"], ["--help"], ["check", "nosuch.npz"]]
+)
+def test_a_closed_pipe_is_no_error(words: list[str]) -> None:
+    code = 2 if "nosuch.npz" in words else 0
+    line = f"{shlex.join([*GRADCHECK, *words])} 2>&1 | true; echo ${{PIPESTATUS[0]}}"
+    shell = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert shell.stdout.strip() == str(code)
+    assert shell.stderr == ""
+
+
+@pytest.mark.parametrize("words", [["check", "--case", "plain-3"], ["explain"], ["--version"]])
+def test_a_full_disk_is_told(words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run([*GRADCHECK, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ran.returncode == 2
+    assert ran.stderr == "gradcheck: standard output cannot be written (No space left on device)\n"
+
+
+def test_streams_that_are_not_there() -> None:
+    line = f"{shlex.join([*GRADCHECK, 'check', '--case', 'plain-3'])} >&-"
+    assert subprocess.run(["bash", "-c", line], check=False).returncode == 0
+    line = f"{shlex.join([*GRADCHECK, 'check', '-', '--input-format', 'csv'])} <&-"
+    shell = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert (shell.returncode, shell.stderr) == (2, "gradcheck: standard input is closed\n")
+
+
+def test_an_interrupted_run_reports_what_it_has(tmp_path: Path) -> None:
+    words = ["stability", "--dtype", "float64", "--method", "direct", "--case", "equal-*", "--case", "plain-1000"]
+    with subprocess.Popen([*GRADCHECK, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "pass  equal-1 " in out
+    assert "interrupted before the end" in out
+    assert err == ""
+
+
+def test_the_table_in_a_narrow_terminal() -> None:
+    for columns in ("1", "40", "60", "80", "100", "140"):
+        ran = subprocess.run(
+            [*GRADCHECK, "stability", "--case", "saturated-*", "--format", "table"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "COLUMNS": columns},
+        )
+        # no digit is ever cut: what each metric shows is among the numbers of the JSON report, whole
+        assert "saturated-gap-1e300" in ran.stdout.replace("\n", "")
+        assert "…" not in ran.stdout
+        if int(columns) >= 80:
+            assert max(map(len, ran.stdout.splitlines())) <= int(columns)
+
+
+def test_every_case_is_explained(program: Program) -> None:
+    for name in cases.catalogue():
+        assert program("explain", name).code == 0
+
+
+def test_a_bug_says_so(monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cases, "select", broken)
+    ran = program("stability")
+    assert ran.code == 70
+    assert "this is a bug in gradcheck" in ran.err
+
+
+def test_memory_that_is_not_there(monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
+    def hungry(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cases, "select", hungry)
+    ran = program("stability")
+    assert ran.code == 2
+    assert "out of memory" in ran.err
+
+
+def test_standard_input_in_this_process(monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"[[1, 2]]")))
+    ran = program("check", "-", "--input-format", "json", "--labels", "1", "--tolerance", "ulp:0")
+    assert ran.code == 1
+    assert "again:" not in ran.out  # standard input is not there again
