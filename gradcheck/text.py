@@ -32,8 +32,7 @@ def exact(value: Dyadic | float, digits: int = 34) -> str:
     """`digits` significant decimal digits of an exact value."""
     if isinstance(value, float):
         return plain(value)
-    text: str = libmp.to_str(value.mpf(), digits, strip_zeros=False)
-    return text.removesuffix(".0") if value else "0.0"
+    return _decimal(value, digits, strip_zeros=False) if value else "0.0"
 
 
 def reference(value: Dyadic, fmt: Format, uncertainty_ulp: float = 0.0) -> str:
@@ -44,8 +43,14 @@ def reference(value: Dyadic, fmt: Format, uncertainty_ulp: float = 0.0) -> str:
     if magnitude < -9999:
         size = "infinity" if math.isinf(magnitude) else f"{-magnitude:.4g}"
         return f"{'-' if value.man < 0 else ''}10^-{size}"
-    text: str = libmp.to_str(value.mpf(), math.ceil(fmt.precision * math.log10(2)) + 3)
-    return text.removesuffix(".0")
+    return _decimal(value, math.ceil(fmt.precision * math.log10(2)) + 3, strip_zeros=True).removesuffix(".0")
+
+
+def _decimal(value: Dyadic, digits: int, *, strip_zeros: bool) -> str:
+    """mpmath's decimal text, its exponent with two digits as Python and NumPy write it."""
+    text: str = libmp.to_str(value.mpf(), digits, strip_zeros=strip_zeros)
+    mantissa, e, exponent = text.partition("e")
+    return f"{mantissa}e{exponent[0]}{exponent[1:]:0>2}" if e else mantissa
 
 
 def candidate(x: float, fmt: Format) -> str:

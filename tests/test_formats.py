@@ -67,6 +67,9 @@ def test_constants_agree_with_the_dtype(fmt: Format) -> None:
         ("float32", "0x1.000001p0", 1.0),
         ("float32", "-0x1.0000010000000000000000001p0", -1.0000001192092896),
         ("float64", "-Infinity", -math.inf),
+        ("float64", "0x1p1024", math.inf),
+        ("float64", "-0x1.fffffffffffff8p1023", -math.inf),
+        ("float64", "0x1p-99999999999999999999", 0.0),
     ],
 )
 def test_text_is_rounded_once(name: str, text: str, expected: float) -> None:

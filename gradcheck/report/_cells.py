@@ -33,8 +33,7 @@ def _metric(name: str) -> Callable[[Result], str]:
 def _worst(result: Result) -> str:
     if not isinstance(result.outcome, Judged) or result.outcome.decision.worst is None:
         return _sentences.reason(result)
-    note = _sentences.unjudged(result.outcome)
-    return _sentences.place(result.outcome.decision.worst, result) + (f"; {note}" if note else "")
+    return _sentences.place(result.outcome.decision.worst, result)
 
 
 def _digits(result: Result) -> str:
@@ -59,6 +58,12 @@ BOUND = Column(title="bound", cell=_metric("bound"), number=True)
 DIGITS = Column(title="digits", cell=_digits, number=True)
 VERDICT = Column(title="verdict", cell=lambda result: result.verdict.value)
 WORST = Column(title="worst place", cell=_worst)
+
+
+def where(result: Result) -> str:
+    """Which result it is, in three words."""
+    return " ".join(column.cell(result) for column in (CASE, FORMAT, CANDIDATE))
+
 
 COLUMNS = (CASE, FORMAT, CANDIDATE, ABS, REL, ULP, BOUND, DIGITS, VERDICT, WORST)
 """Every column, in the order of a table."""

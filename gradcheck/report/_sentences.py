@@ -26,7 +26,7 @@ def _judged(result: Result, judged: Judged) -> str:
             return (
                 f"{place(worst, result)}, off by {text.brief(worst.ulp)} ulp where {against}; "
                 f"{text.count(judged.decision.failed, 'component')} of {judged.decision.judged:,} "
-                f"{'is' if judged.decision.failed == 1 else 'are'} past the limit{findings(judged)}"
+                f"{'is' if judged.decision.failed == 1 else 'are'} past the limit{findings(result, judged)}"
             )
         case Verdict.INCONCLUSIVE:
             rows = text.count(len(judged.decision.undecided_rows), "row")
@@ -37,7 +37,7 @@ def _judged(result: Result, judged: Judged) -> str:
                 advice = "an error is too near its limit, or an exact value to 0, for any precision that is tried"
             return f"the reference is too uncertain for a verdict under {result.tolerance} ({rows} undecided): {advice}"
         case _:
-            return f"the largest error is {text.brief(worst.value)} of its limit{findings(judged)}"
+            return f"the largest error is {text.brief(worst.value)} of its limit{findings(result, judged)}"
 
 
 def _limit(tolerance: str, ulps: float) -> str:
@@ -55,7 +55,7 @@ def place(extreme: Extreme, result: Result) -> str:
     )
 
 
-def findings(judged: Judged) -> str:
+def findings(result: Result, judged: Judged) -> str:
     """What was noticed beside the verdict, each after a semicolon."""
     measures = judged.measures
     found = [
@@ -70,15 +70,22 @@ def findings(judged: Judged) -> str:
     ]
     if measures.total is not None and measures.total > 1:
         found.append(f"a row's sum is off by {text.brief(measures.total)} times what rounding explains")
-    if note := unjudged(judged):
+    if note := unjudged(result):
         found.append(note)
     return "".join(f"; {finding}" for finding in found)
 
 
-def unjudged(judged: Judged) -> str:
-    """The rows that no candidate could be judged on, or nothing; a passing result says it too."""
-    rows = judged.measures.undefined_rows
+def unjudged(result: Result) -> str:
+    """The rows that no candidate could be judged on, or nothing; every format tells it of passing results, too."""
+    rows = result.outcome.measures.undefined_rows if isinstance(result.outcome, Judged) else 0
     return f"{text.count(rows, 'row')} undefined (NaN or inf) and not judged" if rows else ""
+
+
+def told(result: Result, *, verbose: bool) -> str:
+    """The sentence that goes with a result outside a table's cells; nothing where the cells say it all."""
+    if result.verdict is Verdict.PASS and not verbose:
+        return unjudged(result)
+    return reason(result)
 
 
 def summary(report: Report) -> str:

@@ -15,11 +15,11 @@ def render(report: Report, style: Style) -> str:
         head = [column.cell(result) for column in (_cells.VERDICT, _cells.CASE, _cells.FORMAT, _cells.CANDIDATE)]
         metrics = [f"{column.title.replace(' ', '_')}={column.cell(result)}" for column in _SHOWN]
         lines.append("  ".join([*head, *metrics]))
-        if result.verdict is not Verdict.PASS or style.verbose:
-            lines.append(f"    {_sentences.reason(result)}")
-            if result.again:
-                lines.append(f"    again: {result.again}")
-        else:
+        if result.verdict is Verdict.PASS:
             lines[-1] += f"  {_cells.WORST.cell(result)}"
+        if sentence := _sentences.told(result, verbose=style.verbose):
+            lines.append(f"    {sentence}")
+        if result.verdict is not Verdict.PASS and result.again:
+            lines.append(f"    again: {result.again}")
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join([*lines, _sentences.summary(report)]) + "\n"

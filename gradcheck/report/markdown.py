@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from gradcheck.report import Style, _cells, _sentences
-from gradcheck.results import Report, Verdict
+from gradcheck.results import Report
 
 
 def render(report: Report, style: Style) -> str:
@@ -15,12 +15,12 @@ def render(report: Report, style: Style) -> str:
         _line(["---:" if column.number else "---" for column in _cells.COLUMNS]),
     ]
     lines += [_line([_escaped(column.cell(result)) for column in _cells.COLUMNS]) for result in report.results]
-    failed = [result for result in report.results if result.verdict is not Verdict.PASS]
-    if failed:
-        lines += ["", "What did not pass:", ""]
-        for result in failed:
-            where = _escaped(" ".join(column.cell(result) for column in (_cells.CASE, _cells.FORMAT, _cells.CANDIDATE)))
-            lines.append(f"- **{where}**: {_escaped(_sentences.reason(result))}")
+    told = [(result, _sentences.told(result, verbose=style.verbose)) for result in report.results]
+    if any(sentence for _, sentence in told):
+        lines.append("")
+    for result, sentence in told:
+        if sentence:
+            lines.append(f"- **{result.verdict.value} {_escaped(_cells.where(result))}**: {_escaped(sentence)}")
     lines += [
         "",
         *(f"Note: {_escaped(note)}\n" for note in report.notes),

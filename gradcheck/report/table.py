@@ -54,12 +54,11 @@ def render(report: Report, style: Style) -> str:
         titles = ", ".join(column.title for column in dropped)
         console.print(Text(f"left out at {width} columns: {titles} (--format concise or json shows all)"))
     for result in report.results:
-        if result.verdict is not Verdict.PASS or style.verbose:
-            where = " ".join(column.cell(result) for column in (_cells.CASE, _cells.FORMAT, _cells.CANDIDATE))
+        if sentence := _sentences.told(result, verbose=style.verbose):
             color = _COLORS.get(result.verdict, "yellow")
-            console.print(Text.assemble((result.verdict.value, color), f" {where}: {_sentences.reason(result)}"))
-            if result.again:
-                console.print(Text(f"     again: {result.again}"), soft_wrap=True)
+            console.print(Text.assemble((result.verdict.value, color), f" {_cells.where(result)}: {sentence}"))
+        if result.verdict is not Verdict.PASS and result.again:
+            console.print(Text(f"     again: {result.again}"), soft_wrap=True)
     for note in report.notes:
         console.print(Text(f"note: {text.name(note)}"))
     console.print(Text(_sentences.summary(report), style="bold"))

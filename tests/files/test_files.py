@@ -25,7 +25,7 @@ def npy(array: Any) -> bytes:
     return buffer.getvalue()
 
 
-def header(descr: str, shape: tuple[int, ...], data: bytes = b"") -> bytes:
+def header(descr: str, shape: Any, data: bytes = b"") -> bytes:
     text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode()
     text += b" " * (63 - (len(text) + 10) % 64) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + data
@@ -181,6 +181,14 @@ BAD: dict[str, tuple[str, bytes | str, str]] = {
     "header that promises less": ("npy", header("<f4", (1,), b"12345678"), "promises shape"),
     "header that overflows": ("npy", header("<f4", (2**62, 2**62), b""), "promises shape"),
     "negative shape": ("npy", header("<f4", (-1, 4), b""), "."),
+    "a shape of booleans": ("npy", header("<f4", "(True, 12)", bytes(48)), "no valid .npy header"),
+    "a shape past all memory": ("npy", header("<f4", f"({10**26}, 0)"), "no valid .npy header"),
+    "numbers of no size": ("npy", header("V0", (3, 4)), "no valid .npy header"),
+    "an endless header": ("npy", header("(" * 5000, (3, 4)), "no valid .npy header"),
+    "a header of another version": ("npy", b"\x93NUMPY\x03\x00" + bytes(64), "version (3, 0)"),
+    "an index column": ("csv", ",a,b\n0,1,2\n", "column 1 has no name"),
+    "labels under another name": ("csv", "a,b,Label\n1,2,0\n", "expected under the name 'labels'"),
+    "labels that are no classes": ("json", '{"logits": [[1, 2]], "labels": [0.5]}', "must be integers"),
     "structured": ("npy", npy(np.zeros(2, dtype=[("a", "f4")])), "structured"),
     "complex": ("npy", npy(np.zeros((1, 2), dtype=complex)), "complex128"),
     "boolean": ("npy", npy(np.zeros((1, 2), dtype=bool)), "bool"),
