@@ -127,7 +127,7 @@ def nearest_float64(text: str) -> float:
     try:
         return float.fromhex(stripped)
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return -math.inf if value < 0 else math.inf
 
 
 def whole(text: str) -> int:
