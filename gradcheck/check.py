@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 
@@ -14,8 +15,7 @@ from gradcheck.exceptions import InputError, NotApplicableError
 from gradcheck.formats import Array, Format
 from gradcheck.metrics import Decision, decide, measure
 from gradcheck.problem import Problem, RowStatus
-from gradcheck.reference import Reference
-from gradcheck.reference import mpmath as engine
+from gradcheck.reference import Reference, engines
 from gradcheck.reference.rule import SHARPEST_TARGET_BITS
 from gradcheck.results import Crashed, Judged, Outcome, ReferenceFacts, Result, Skipped, Sufficient, Verdict
 from gradcheck.tolerances import Tolerance
@@ -117,7 +117,8 @@ def _sharpen(
 
 def _sufficient(problem: Problem, gradient: Array, exact: Reference, tolerance: Tolerance) -> Sufficient | None:
     """The digits and step that decide what the user's own do not: those that the program itself would take."""
-    free = reference.compute(problem, exact.format, reference.Settings(method=exact.settings.method))
+    settings = dataclasses.replace(exact.settings, digits=None, step_log2=None)
+    free = reference.compute(problem, exact.format, settings)
     decision = decide(free, gradient, tolerance.limits(free))
     decision, free = _sharpen(problem, gradient, free, tolerance, decision)
     if _verdict(decision) is Verdict.INCONCLUSIVE:
@@ -139,13 +140,13 @@ def _facts(exact: Reference) -> ReferenceFacts | None:
     if not plans:
         return None
     return ReferenceFacts(
-        engine=engine.NAME,
+        engine=exact.settings.engine,
         method=exact.settings.method,
-        order=2,
+        order=exact.settings.order,
         step_log2=min(plan.step_log2 for plan in plans),
         precision_bits=max(plan.precision_bits for plan in plans),
         uncertainty_ulp=float(exact.in_ulps(exact.uncertainty).max()),
-        certified=engine.CERTIFIED,
+        certified=engines.load(exact.settings.engine).CERTIFIED,
         evaluations=exact.evaluations,
     )
 

@@ -35,3 +35,10 @@ class UnknownNameError(UsageError):
 
 class NotApplicableError(GradcheckError):
     """A candidate that has no answer to this problem; becomes a skipped result, never an exit."""
+
+
+class MissingExtraError(GradcheckError):
+    """Something that needs a package which is not installed."""
+
+    def __init__(self, what: str, extra: str, package: str) -> None:
+        super().__init__(f"{what} needs the package '{package}': pip install 'gradcheck[{extra}]'")

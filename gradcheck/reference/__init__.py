@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,8 +17,10 @@ from gradcheck.exact import Dyadic
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import Float64, Format, Int64
 from gradcheck.problem import Problem, RowStatus
-from gradcheck.reference import mpmath as engine
+from gradcheck.reference import engines
+from gradcheck.reference.engines import Evaluation
 from gradcheck.reference.rule import PRECISION_CAP_BITS, TARGET_BITS, Plan, plan, truncation_log2
+from gradcheck.reference.stencils import stencil
 
 MINIMUM_DIGITS = 5
 SMALLEST_UNIT_LOG2 = -600
@@ -30,18 +33,24 @@ class Settings:
     Attributes:
         digits: the user's own working precision in decimal digits; None lets the format decide.
         step_log2: log2 of the user's own step; None lets the format decide.
+        order: of the central difference: 2, 4, 6 or 8.
         method: `incremental` or `direct`.
+        engine: the arithmetic, `mpmath` or `flint`.
         target_bits: G; without digits or step of the user's own, uncertainty is at most 2^-G ulp.
     """
 
     digits: int | None = None
     step_log2: int | None = None
+    order: int = 2
     method: str = "incremental"
+    engine: str = "mpmath"
     target_bits: int = TARGET_BITS
 
     def __post_init__(self) -> None:
-        if self.method not in engine.METHODS:
-            raise UnknownNameError("method", self.method, engine.METHODS)
+        stencil(self.order)
+        methods = engines.load(self.engine).METHODS
+        if self.method not in methods:
+            raise UnknownNameError("method", self.method, methods)
         if self.digits is not None and not MINIMUM_DIGITS <= self.digits <= int(PRECISION_CAP_BITS * math.log10(2)):
             raise UsageError(
                 f"--digits {self.digits} is outside {MINIMUM_DIGITS}…{int(PRECISION_CAP_BITS * math.log10(2))}"
@@ -60,8 +69,7 @@ class RowReference:
     """The reference of one row, a value for each distinct (logit, label weight) pair.
 
     Attributes:
-        values: the central differences, exact as computed, (m,).
-        high, low: the same in units of 2^`unit_log2`, high + low, (m,).
+        high, low: the central differences in units of 2^`unit_log2`, high + low, (m,).
         ulp_log2, ulp_most_log2: log2 of each value's ulp in the gradient format, (m,). Where the uncertainty leaves
             open on which side of a power of two a value lies, the smaller one and the larger one, else the same.
         uncertainty: truncation + rounding bound, in the same units, (m,).
@@ -69,7 +77,8 @@ class RowReference:
     """
 
     estimates: Estimates
-    values: list[Dyadic]
+    settings: Settings
+    evaluation: Evaluation
     high: Float64
     low: Float64
     ulp_log2: Int64
@@ -82,7 +91,9 @@ class RowReference:
     @cached_property
     def loss(self) -> Dyadic | float:
         """The row's loss to 30 digits; inf where a class with label weight has logit -inf."""
-        return math.inf if self.estimates.row.infinite_loss else engine.loss(self.estimates)
+        if self.estimates.row.infinite_loss:
+            return math.inf
+        return engines.load(self.settings.engine).loss(self.estimates)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,7 +127,7 @@ class Reference:
         reference, inverse = self.rows[row], self.inverse[row]
         if reference is None or inverse is None:
             return Dyadic(0, 0)
-        return reference.values[int(inverse[cls])]
+        return reference.evaluation.exact(int(inverse[cls]))
 
     def in_ulps(self, values: Float64) -> Float64:
         """Values in units, (N, k), as ulps (the smaller, where two are possible); inf past 2^1024 of them."""
@@ -144,10 +155,9 @@ def compute(problem: Problem, fmt: Format, settings: Settings, on_row: Callable[
     return _assemble(problem, fmt, settings, rows)
 
 
-@np.errstate(all="ignore")
 def refine(problem: Problem, reference: Reference, rows: Iterable[int], target_bits: int) -> Reference:
     """`reference` with the given rows made again to an uncertainty of 2^-`target_bits` ulp."""
-    settings = Settings(method=reference.settings.method, target_bits=target_bits)
+    settings = dataclasses.replace(reference.settings, target_bits=target_bits)
     renewed = list(reference.rows)
     for n in rows:
         old = renewed[n]
@@ -161,19 +171,21 @@ def digits_of(precision_bits: int) -> int:
     return int(precision_bits * math.log10(2))
 
 
+@np.errstate(all="ignore")
 def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
     """One row, evaluated again with a smaller step and more bits until the uncertainty is met (Ziv's strategy)."""
+    evaluate = engines.load(settings.engine).METHODS[settings.method]
     # a hair below, so that 1/2 is planned for the ulp on its lower side
     ulp_log2 = ulp_log2_of(fmt, estimates.gradient * (1 - 2.0**-10))
-    current = plan(estimates, fmt, ulp_log2, settings.target_bits, settings.step_log2)
+    shape = stencil(settings.order)
+    current = plan(estimates, fmt, ulp_log2, shape, settings.target_bits, settings.step_log2)
     if settings.digits is not None:
-        bits = math.ceil(settings.digits * math.log2(10))
-        current = Plan(step_log2=current.step_log2, precision_bits=bits)
+        current = dataclasses.replace(current, precision_bits=math.ceil(settings.digits * math.log2(10)))
     for evaluations in range(1, 1000):
-        evaluation = engine.METHODS[settings.method](estimates, current)
-        truncation = truncation_log2(estimates, current.step_log2)
+        evaluation = evaluate(estimates, current)
+        truncation = truncation_log2(estimates, current)
         error_log2 = np.logaddexp2(truncation, evaluation.rounding_log2)
-        found = _row_reference(estimates, fmt, current, evaluation.values, error_log2, evaluations)
+        found = _row_reference(estimates, fmt, settings, current, evaluation, error_log2, evaluations)
         # Where the error may hide the value, ask as if the value were smaller still, and bolder every round
         bold = np.floor(error_log2) - fmt.precision - 32 * 2.0**evaluations
         hidden = found.uncertainty >= np.abs(found.high) / 2
@@ -181,20 +193,33 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
         goal = ulp_log2 - settings.target_bits
         if settings.fixed or bool((error_log2 <= goal).all()):
             break
-        coarse = max(0, math.ceil((float((truncation - goal).max()) + 1) / 2))
+        coarse = max(0, math.ceil((float((truncation - goal).max()) + 1) / shape.order))
         short = max(0, math.ceil(float((evaluation.rounding_log2 - goal).max()) + 1))
         if current.precision_bits + coarse + short > PRECISION_CAP_BITS:
             break
-        current = Plan(step_log2=current.step_log2 - coarse, precision_bits=current.precision_bits + coarse + short)
+        current = dataclasses.replace(
+            current,
+            step_log2=current.step_log2 - coarse,
+            precision_bits=current.precision_bits + coarse + short,
+        )
     return found
 
 
 def _row_reference(
-    estimates: Estimates, fmt: Format, used: Plan, values: list[Dyadic], error_log2: Float64, evaluations: int
+    estimates: Estimates,
+    fmt: Format,
+    settings: Settings,
+    used: Plan,
+    evaluation: Evaluation,
+    error_log2: Float64,
+    evaluations: int,
 ) -> RowReference:
     """The values in units, with what is known of their ulps."""
-    ulp_most_log2, high, low = _split(values, fmt)
+    exponent = np.frexp(evaluation.high)[1] - 1 + evaluation.exponent
+    ulp_most_log2 = np.where(evaluation.high == 0, fmt.emin, np.maximum(exponent, fmt.emin)) - fmt.precision + 1
     unit_log2 = np.maximum(ulp_most_log2, SMALLEST_UNIT_LOG2)
+    shift = np.clip(evaluation.exponent - unit_log2, -3000, 3000).astype(np.int32)
+    high, low = np.ldexp(evaluation.high, shift), np.ldexp(evaluation.low, shift)
     size = np.abs(high)
     # high + low drops what lies 2^-104 below the value, or 2^-1000 below the unit
     uncertainty = np.exp2(np.clip(error_log2 - unit_log2, -1000, 1024)) + size * 2.0**-104
@@ -208,7 +233,8 @@ def _row_reference(
     )
     return RowReference(
         estimates=estimates,
-        values=values,
+        settings=settings,
+        evaluation=evaluation,
         high=high,
         low=low,
         ulp_log2=np.minimum(ulp_log2, ulp_most_log2),
@@ -218,31 +244,6 @@ def _row_reference(
         plan=used,
         evaluations=evaluations,
     )
-
-
-def _split(values: list[Dyadic], fmt: Format) -> tuple[Int64, Float64, Float64]:
-    """log2 ulp of each exact value, and the value in units as the sum of two float64."""
-    ulps, highs, lows = [], [], []
-    for value in values:
-        size = abs(value.man)
-        bits = size.bit_length()
-        top = bits + value.exp
-        if not size or top < fmt.subnormal_log2 - 400:
-            ulp, high, low = fmt.subnormal_log2, 0.0, 0.0
-        else:
-            ulp = max(top - 1, fmt.emin) - fmt.precision + 1
-            unit = max(ulp, SMALLEST_UNIT_LOG2)
-            cut = max(0, bits - 53)
-            head = size >> cut
-            tail = size - (head << cut)
-            drop = max(0, tail.bit_length() - 53)
-            high = math.ldexp(head, cut + value.exp - unit)
-            low = math.ldexp(tail >> drop, drop + value.exp - unit)
-        sign = -1.0 if value.man < 0 else 1.0
-        ulps.append(ulp)
-        highs.append(sign * high)
-        lows.append(sign * low)
-    return np.array(ulps, dtype=np.int64), np.array(highs), np.array(lows)
 
 
 def _assemble(problem: Problem, fmt: Format, settings: Settings, rows: list[RowReference | None]) -> Reference:

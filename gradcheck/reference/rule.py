@@ -1,7 +1,7 @@
 """How step and working precision follow from the format, and how far truncation can be off.
 
-A central difference with step h = 2^-H errs by at most h²/6·M3, where M3 bounds the third derivative of the loss,
-and evaluating it at P bits loses about H + log2(1/ulp) of them. The gradient's format fixes the goal: an
+A central difference of order n with step h = 2^-H errs by at most C·h^n·M, where M bounds the (n+1)th derivative of the
+loss, and evaluating it at P bits loses about H + log2(1/ulp) of them. The gradient's format fixes the goal: an
 uncertainty of 2^-G ulp. docs/numerics.md derives the rule.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from gradcheck.estimates import Estimates
 from gradcheck.formats import Float64, Format, Int64
+from gradcheck.reference.stencils import Stencil
 
 TARGET_BITS = 10
 """G: by default a reference is good to 2^-10 ulp of the gradient's format."""
@@ -30,13 +31,21 @@ _ESTIMATES = 1 + 2.0**-20
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A central difference: its step 2^`step_log2` and its working precision in bits."""
+    """A central difference: its stencil, its step 2^`step_log2` and its working precision in bits."""
 
+    stencil: Stencil
     step_log2: int
     precision_bits: int
 
 
-def plan(estimates: Estimates, fmt: Format, ulp_log2: Int64, target_bits: int, step_log2: int | None = None) -> Plan:
+def plan(
+    estimates: Estimates,
+    fmt: Format,
+    ulp_log2: Int64,
+    stencil: Stencil,
+    target_bits: int,
+    step_log2: int | None = None,
+) -> Plan:
     """The step and precision at which the reference of this row should reach 2^-`target_bits` ulp.
 
     Args:
@@ -44,50 +53,52 @@ def plan(estimates: Estimates, fmt: Format, ulp_log2: Int64, target_bits: int, s
         step_log2: the user's own step, if any.
     """
     if step_log2 is None:
-        with np.errstate(divide="ignore"):
-            excess = np.log2(third_derivative(estimates)) - math.log2(6) - ulp_log2
-        half_steps = math.ceil((target_bits + 1 + float(excess.max())) / 2)
+        bound = np.log2(derivative_bound(estimates, stencil)) + math.log2(stencil.remainder)
+        excess = float((bound - ulp_log2).max())
         widest = math.floor(math.log2(min(estimates.temperature, estimates.softcap) / 16))
-        step_log2 = -max(4, half_steps, -widest)
+        step_log2 = -max(4, math.ceil((target_bits + 1 + excess) / stencil.order), -widest)
     depth = min(-fmt.subnormal_log2, -int(ulp_log2.min()))
-    size = estimates.scale * max(estimates.weight, float(np.abs(estimates.q).max()))
     # labels that are all 0 leave no loss and no gradient
-    inner = target_bits - step_log2 + depth + (math.ceil(math.log2(size)) if size else 0)
+    size = estimates.scale * max(estimates.weight, float(np.abs(estimates.q).max()))
+    inner = target_bits - step_log2 + depth + (math.ceil(math.log2(size * stencil.weight)) if size else 0)
     if math.isfinite(estimates.softcap):
         reach = np.abs(estimates.z[np.isfinite(estimates.z)]).max()
         inner += math.ceil(math.log2(max(1.0, float(reach))))
     classes = estimates.row.classes
     guard = math.ceil(math.log2(classes * (math.log(classes) + 2))) + 4
-    return Plan(step_log2=step_log2, precision_bits=max(fmt.precision + target_bits, inner) + guard)
+    return Plan(stencil=stencil, step_log2=step_log2, precision_bits=max(fmt.precision + target_bits, inner) + guard)
 
 
-def third_derivative(estimates: Estimates) -> Float64:
-    """M3: a bound on |∂³L/∂l_i³| at the point, never 0 but for a masked class, (m,)."""
+def derivative_bound(estimates: Estimates, stencil: Stencil) -> Float64:
+    """M: a bound on |∂^(n+1)L/∂l_i^(n+1)| at the point, (m,); 0 for a masked class only, inf where none is known."""
     e = estimates
-    zeta = abs(e.zeta)
     tiny = math.ldexp(1.0, -1074)
     # p or G that underflow in float64 must not turn a bound into 0
     p = np.maximum(e.p, tiny)
-    a = p * (e.weight + 6 * zeta)
-    b = np.maximum(p * e.weight, np.abs(e.q))
+    a = p * (e.weight * stencil.softmax_growth + 2 * abs(e.zeta) * stencil.square_growth)
     if e.row.one_hot:
-        b = np.maximum(np.abs(e.inner), tiny)
-        a = np.minimum(a, b)
+        a = np.minimum(a, stencil.softmax_growth * np.maximum(np.abs(e.inner), tiny))
     slope = np.maximum(np.abs(e.slope), tiny)
-    bound = a / e.temperature**2 + 6 * a / (e.softcap * e.temperature) + 4 * b / e.softcap**2
+    if e.row.softcap is None:
+        bound = a / e.temperature**stencil.order
+    elif stencil.order == 2:
+        b = np.maximum(np.abs(e.inner), tiny) if e.row.one_hot else np.maximum(p * e.weight, np.abs(e.q))
+        bound = a / e.temperature**2 + 6 * a / (e.softcap * e.temperature) + 4 * b / e.softcap**2
+    else:
+        bound = np.full(len(p), math.inf)
     return np.where(np.isneginf(e.z), 0.0, np.maximum(e.scale * slope * bound, tiny))
 
 
-def truncation_log2(estimates: Estimates, step_log2: int) -> Float64:
+def truncation_log2(estimates: Estimates, used: Plan) -> Float64:
     """log2 of the bound on |D_h − g| for each pair, (m,); -inf for a masked class.
 
-    By Taylor's theorem D_h − g = h²/6·L‴(ξ) with |ξ − l| <= h; over that distance a probability, or its
-    complement, grows by no more than exp(h/T). With a softcap the bound holds for steps up to c/16 only.
+    The derivative is taken somewhere within m steps; over that distance a probability, or its complement, grows by
+    no more than exp(m·h/T). With a softcap the bound holds for steps up to c/16 only.
     """
-    step = math.ldexp(1.0, step_log2)
+    stencil, step = used.stencil, math.ldexp(1.0, used.step_log2)
     narrow = min(estimates.temperature, estimates.softcap)
     if math.isfinite(estimates.softcap) and step > narrow / 16:
         return np.full(len(estimates.z), math.inf)
-    growth = math.exp(step / narrow * (4 if estimates.zeta or math.isfinite(estimates.softcap) else 1))
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.log2(third_derivative(estimates)) + math.log2(growth * _ESTIMATES / 6) + 2 * step_log2)
+    exponent = step * stencil.reach / narrow * (4 if estimates.zeta or math.isfinite(estimates.softcap) else 1)
+    constant = math.log2(stencil.remainder) + exponent / math.log(2) + math.log2(_ESTIMATES)
+    return np.asarray(np.log2(derivative_bound(estimates, stencil)) + constant + stencil.order * used.step_log2)

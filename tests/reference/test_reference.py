@@ -15,13 +15,15 @@ import pytest
 
 from gradcheck import cases, reference
 from gradcheck.estimates import estimate
-from gradcheck.exact import to_fraction
+from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import Float64, Format, named
 from gradcheck.problem import Problem, Row
 from gradcheck.reference import Reference, Settings
-from gradcheck.reference import mpmath as engine
+from gradcheck.reference.engines import Evaluation
+from gradcheck.reference.engines import mpmath as engine
 from gradcheck.reference.rule import TARGET_BITS, Plan, plan
+from gradcheck.reference.stencils import stencil
 from tests.conftest import EVERY_FORMAT, make_problem, real
 from tests.reference import closed_form
 
@@ -62,7 +64,9 @@ def test_agrees_with_certified_gradients_to_the_last_digit(name: str) -> None:
     rounded = np.zeros(problem.logits.shape)
     for n, (row, spread) in enumerate(zip(exact.rows, exact.inverse, strict=True)):
         assert row is not None
-        rounded[n] = np.array([problem.format.round(value) for value in row.values])[spread]
+        rounded[n] = np.array(
+            [problem.format.round(value) for value in map(row.evaluation.exact, range(len(row.high)))]
+        )[spread]
     known, found = certified(archive, rounded)
     assert np.array_equal(known, found)
     assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-40
@@ -125,6 +129,10 @@ def test_hand_computed() -> None:
 # --- agreement, and proof that it can fail ---------------------------------------------------------------------
 
 
+def _values(row: reference.RowReference) -> list[Dyadic]:
+    return [row.evaluation.exact(i) for i in range(len(row.high))]
+
+
 def disagreement(one: Reference, other: Reference) -> float:
     """The largest distance of two references, as a multiple of what both claim together."""
     worst = 0.0
@@ -138,7 +146,7 @@ def disagreement(one: Reference, other: Reference) -> float:
             ]
             for row in (left, right)
         ]
-        for a, b, *claimed in zip(left.values, right.values, *claims, strict=True):
+        for a, b, *claimed in zip(_values(left), _values(right), *claims, strict=True):
             apart = abs(to_fraction(a) - to_fraction(b))
             if apart:
                 worst = max(worst, float(apart / sum(claimed)) if sum(claimed) else math.inf)
@@ -174,13 +182,13 @@ def test_direct_and_incremental_and_two_precisions_agree(name: str, fmt: Format)
         assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-bits
 
 
-Evaluate = Callable[..., engine.Evaluation]
+Evaluate = Callable[..., Evaluation]
 
 
 def wrong_sum(evaluate: Evaluate) -> Evaluate:
     """Leaves one class out of S."""
 
-    def wrong(estimates: Any, current: Plan) -> engine.Evaluation:
+    def wrong(estimates: Any, current: Plan) -> Evaluation:
         row = dataclasses.replace(
             estimates.row, counts=estimates.row.counts + np.eye(len(estimates.row.counts), dtype=int)[0]
         )
@@ -192,10 +200,10 @@ def wrong_sum(evaluate: Evaluate) -> Evaluate:
 def wrong_step(evaluate: Evaluate) -> Evaluate:
     """Divides by a step other than the one that it took."""
 
-    def wrong(estimates: Any, current: Plan) -> engine.Evaluation:
+    def wrong(estimates: Any, current: Plan) -> Evaluation:
         found = evaluate(estimates, current)
-        values = [value.scaled(Fraction(1001, 1000), 400) for value in found.values]
-        return dataclasses.replace(found, values=values)
+        exact = found.exact
+        return dataclasses.replace(found, exact=lambda i: exact(i).scaled(Fraction(1001, 1000), 400))
 
     return wrong
 
@@ -203,7 +211,7 @@ def wrong_step(evaluate: Evaluate) -> Evaluate:
 def wrong_rounding(evaluate: Evaluate) -> Evaluate:
     """Claims more bits than it computed with."""
 
-    def wrong(estimates: Any, current: Plan) -> engine.Evaluation:
+    def wrong(estimates: Any, current: Plan) -> Evaluation:
         short = dataclasses.replace(current, precision_bits=current.precision_bits - 30)
         return dataclasses.replace(evaluate(estimates, short), rounding_log2=evaluate(estimates, current).rounding_log2)
 
@@ -257,7 +265,7 @@ def test_equal_pairs_are_evaluated_once() -> None:
     for row, found in zip(problem.distinct, exact.rows, strict=True):
         assert row is not None
         assert found is not None
-        assert len(found.values) == len(np.unique(np.delete(problem.terms.logits[0], 0))) or len(found.values) < 2500
+        assert len(found.high) == len(np.unique(np.delete(problem.terms.logits[0], 0))) or len(found.high) < 2500
 
 
 def test_gradients_are_judged_in_a_format_of_their_own() -> None:
@@ -338,7 +346,7 @@ def test_every_term_of_the_loss_against_the_closed_form(
         found = reference._row(estimate(row), fmt, Settings(method=method))
         for i, value in enumerate(known):
             unit = Fraction(2) ** int(found.unit_log2[i])
-            error = abs(to_fraction(found.values[i]) - value) / unit
+            error = abs(to_fraction(found.evaluation.exact(i)) - value) / unit
             assert error <= Fraction(float(found.uncertainty[i])) * Fraction(1001, 1000)
             assert found.uncertainty[i] * 2.0 ** float(found.unit_log2[i] - found.ulp_log2[i]) <= 2.0**-TARGET_BITS
 
@@ -367,7 +375,7 @@ def test_plan_grows_with_the_target() -> None:
     assert row is not None
     estimates = estimate(row)
     ulps = named("float32").ulp_log2(estimates.gradient)
-    small, large = (plan(estimates, named("float32"), ulps, bits) for bits in (10, 30))
+    small, large = (plan(estimates, named("float32"), ulps, stencil(2), bits) for bits in (10, 30))
     assert large.step_log2 == small.step_log2 - 10
     assert large.precision_bits == small.precision_bits + 30
 
@@ -393,7 +401,7 @@ def test_uncertainty_holds_at_the_ends_of_float64(
     for fmt in EVERY_FORMAT:
         found = reference._row(estimate(row), fmt, Settings(method=method))
         for i, value in enumerate(closed_form.gradient(row)):
-            error = abs(to_fraction(found.values[i]) - value) / Fraction(2) ** int(found.unit_log2[i])
+            error = abs(to_fraction(found.evaluation.exact(i)) - value) / Fraction(2) ** int(found.unit_log2[i])
             assert error <= Fraction(float(found.uncertainty[i])) * Fraction(1001, 1000)
 
 

@@ -6,9 +6,9 @@ floor(x·2^P), so that every error is a count of units 2^-P and the bounds are s
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -34,67 +34,69 @@ from gradcheck.estimates import Estimates
 from gradcheck.exact import Dyadic
 from gradcheck.formats import Float64
 from gradcheck.problem import Row
+from gradcheck.reference.engines import Evaluation
 from gradcheck.reference.rule import Plan
 
-NAME = "mpmath"
 CERTIFIED = False
 """libmp's exp and log are taken to be good to one unit in their last place; they state no proof."""
 
 _LOSS_BITS = 128
 _TINY = math.ldexp(1.0, -1074)
 """What underflows in float64 must not turn a bound into 0."""
+_SERIES_GAIN = 12
+"""Bits that a term of log1p's series must gain; below, libmp's logarithm is quicker."""
+
 _Raw = tuple[int, int, int, int]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluation:
-    """Central differences of one row: a value for each distinct pair, and log2 of each one's rounding bound."""
-
-    values: list[Dyadic]
-    rounding_log2: Float64
-
-
 def incremental(estimates: Estimates, plan: Plan) -> Evaluation:
-    """Both perturbed losses from S± = S + (exp(z_i±) − exp(z_i)): O(1) work for each component."""
-    row, bits, steps = estimates.row, plan.precision_bits, -plan.step_log2
+    """Every perturbed loss from S± = S + (exp(z_i±) − exp(z_i)): O(1) work for each component."""
+    row, bits, stencil = estimates.row, plan.precision_bits, plan.stencil
     shifted = _Shifted(estimates, plan)
     total = sum(n * e for n, e in zip(row.counts.tolist(), shifted.exps, strict=True))
     # weights below 1 need as many more bits behind the point
     extra = 8 + max(0, -_floor_log2(max(abs(weight) for weight in (*row.q, row.zeta)) or Fraction(1)))
     to_units = bits + extra
-    total_q, zeta = row.total_q, row.zeta
+    common = math.lcm(*(c.denominator for c in stencil.coefficients))
+    nodes = [(j, int(c * common)) for j, c in enumerate(stencil.coefficients, start=1)]
+    total_q, zeta = row.total_q / common, row.zeta / common
     linear = shifted.linear(to_units)
-    largest = to_fixed(shifted.largest, bits) if zeta else 0
+    lse = to_fixed(mpf_add(shifted.largest, _fixed_log(total, bits)), bits) if zeta else 0
     values = []
     for i, exp in enumerate(shifted.exps):
         if shifted.masked[i]:
             values.append(_rational(-row.q[i] * row.scale, bits))
             continue
-        up, down = shifted.around(i, exp)
-        log_up = to_fixed(mpf_log(from_man_exp(total + up, -bits), bits, "n"), bits)
-        log_down = to_fixed(mpf_log(from_man_exp(total + down, -bits), bits, "n"), bits)
-        difference = _times(total_q, log_up - log_down, extra) - linear(i)
+        first = second = 0
+        for j, c in nodes:
+            up, down = (_log1p_fixed((moved << bits) // total, bits) for moved in shifted.around(i, exp, j))
+            first += c * (up - down)
+            if zeta:
+                second += c * ((lse + up) ** 2 - (lse + down) ** 2)
+        difference = _times(total_q, first, extra) - linear(i)
         if zeta:
-            squares = (largest + log_up) ** 2 - (largest + log_down) ** 2
-            difference += _times(zeta, squares, extra - bits)
-        values.append(Dyadic(difference, steps - 1 - to_units).scaled(row.scale, bits))
-    return Evaluation(values=values, rounding_log2=_incremental_rounding_log2(estimates, plan))
+            difference += _times(zeta, second, extra - bits)
+        values.append(Dyadic(int(difference), -plan.step_log2 - to_units).scaled(row.scale, bits))
+    return _evaluation(values, _incremental_rounding_log2(estimates, plan))
 
 
 def _incremental_rounding_log2(estimates: Estimates, plan: Plan) -> Float64:
     """Each unit is 2^-P: exps 2 (one more for a rounded argument), their sum k times that, S± − S three and what
-    of exp's error the step passes on, each log one for its rounding, one for its floor, relative to ln S."""
-    e, row = estimates, estimates.row
+    of exp's error the step passes on, its quotient by S one, a term of the logarithm's series 1 + 1/n."""
+    e, row, stencil = estimates, estimates.row, plan.stencil
     plain = row.softcap is None
     exp_units = 6.0 if not plain else 2.0 if row.temperature == 1 else 3.0
-    step = math.ldexp(1.0, plan.step_log2) / min(e.temperature, e.softcap)
+    step = math.ldexp(1.0, plan.step_log2) * stencil.reach / min(e.temperature, e.softcap)
     moved_units = exp_units * math.expm1(step) + 3 if plain else exp_units + 1
+    # |S± − S|/S <= p·(e^step − 1): each term of the series is that much smaller
+    gain = -math.log2(math.expm1(step)) - e.p_log2 - 0.1
+    log_units = 4 + np.where(gain > _SERIES_GAIN, 1.1 * plan.precision_bits / np.maximum(gain, 1.0), 0.0)
     heaviest = max(float(np.abs(e.q).max()), abs(e.zeta))
-    # per component, divided by 2^H: the part that the division by 2h magnifies, and the part that it does not
-    magnified = e.weight * (moved_units * math.exp(step) + e.log_sum + step + 1) + heaviest * (2.0**-6)
+    # per component, divided by 1/h: the part that the division by h magnifies, and the part that it does not
+    magnified = stencil.weight * e.weight * (moved_units * math.exp(step) + 1 + log_units) + heaviest * 2.0**-5
     if not plain:
-        magnified += 2 * heaviest
-    common = e.weight * e.p * row.classes * exp_units * math.exp(2 * step) + np.abs(e.inner)
+        magnified += 2 * stencil.weight * heaviest
+    common = e.weight * e.p * row.classes * exp_units * math.exp(2 * step) * stencil.weight + np.abs(e.inner)
     units = e.scale * (magnified + np.ldexp(common, plan.step_log2))
     return np.asarray(np.log2(np.maximum(units, _TINY)) - plan.step_log2 - plan.precision_bits)
 
@@ -138,21 +140,22 @@ def direct(estimates: Estimates, plan: Plan) -> Evaluation:
         if logit is None:
             values.append(_rational(-row.q[i] * row.scale, bits))
         else:
-            difference = (loss(i, step) - loss(i, -step)) / (2 * step)
-            values.append(_rational(difference * row.scale, bits + plan.precision_bits))
-    return Evaluation(values=values, rounding_log2=_direct_rounding_log2(estimates, plan))
+            nodes = enumerate(plan.stencil.coefficients, start=1)
+            difference = sum((c * (loss(i, j * step) - loss(i, -j * step)) for j, c in nodes), Fraction(0)) / step
+            values.append(_rational(difference * row.scale, 2 * bits))
+    return _evaluation(values, _direct_rounding_log2(estimates, plan))
 
 
 def _direct_rounding_log2(estimates: Estimates, plan: Plan) -> Float64:
     """Relative errors of 2^-P: exp with its argument two, their sum one, log one of ln S, products two; the terms
     of a softcap or of ζ lose in proportion to their own size."""
     e, row = estimates, estimates.row
-    step = math.ldexp(1.0, plan.step_log2) / min(e.temperature, e.softcap)
+    step = math.ldexp(1.0, plan.step_log2) * plan.stencil.reach / min(e.temperature, e.softcap)
     reach = float(np.abs(e.z[np.isfinite(e.z)]).max()) if row.softcap is not None else 0.0
     magnified = e.weight * (4 + 3 * (e.log_sum + step) + 8 * reach)
     if e.zeta:
         magnified += 6 * abs(e.zeta) * (abs(e.largest + e.log_sum) + step) ** 2
-    units = np.full(len(e.z), e.scale * magnified) + np.ldexp(np.abs(e.gradient), plan.step_log2)
+    units = e.scale * plan.stencil.weight * magnified + np.ldexp(np.abs(e.gradient), plan.step_log2)
     return np.asarray(np.log2(np.maximum(units, _TINY)) - plan.step_log2 - plan.precision_bits)
 
 
@@ -200,39 +203,46 @@ class _Shifted:
             for arg, delta in zip(args, estimates.delta.tolist(), strict=True)
         ]
         one = 1 << bits
-        step = _ratio(Fraction(2) ** plan.step_log2 / row.temperature, bits + 16)
-        self._rise = to_fixed(mpf_exp(step, bits + 4, "n"), bits) - one
-        self._fall = to_fixed(mpf_exp(mpf_sub(from_man_exp(0, 0), step), bits + 4, "n"), bits) - one
+        step = Fraction(2) ** plan.step_log2 / row.temperature
+        self._factors = {
+            j: to_fixed(mpf_exp(_ratio(j * step, bits + 16), bits + 4, "n"), bits) - one
+            for j in range(-plan.stencil.reach, plan.stencil.reach + 1)
+        }
         self._moves: dict[tuple[int, int], _Raw] = {}
 
-    def around(self, i: int, exp: int) -> tuple[int, int]:
-        """exp(z_i+) − exp(z_i) and exp(z_i−) − exp(z_i)."""
+    def around(self, i: int, exp: int, j: int) -> tuple[int, int]:
+        """exp(z_i+) − exp(z_i) and exp(z_i−) − exp(z_i), j steps away."""
         if self._row.softcap is None:
-            return (exp * self._rise) >> self._bits, (exp * self._fall) >> self._bits
+            return (exp * self._factors[j]) >> self._bits, (exp * self._factors[-j]) >> self._bits
         up, down = (
-            to_fixed(mpf_exp(mpf_sub(self._moved(i, sign), self.largest), self._bits, "n"), self._bits)
-            for sign in (1, -1)
+            to_fixed(mpf_exp(mpf_sub(self._moved(i, place), self.largest), self._bits, "n"), self._bits)
+            for place in (j, -j)
         )
         return up - exp, down - exp
 
     def linear(self, to_units: int) -> Callable[[int], int]:
-        """q_i·(z_i+ − z_i−) in units of 2^-`to_units`, as a function of i."""
-        row = self._row
+        """h times the difference of q_i·z_i, in units of 2^-`to_units`, as a function of i."""
+        row, plan = self._row, self._plan
         if row.softcap is None:
-            apart = 2 * Fraction(2) ** self._plan.step_log2 / row.temperature
-            table = {q: _times(q * apart, 1, to_units) for q in set(row.q)}
+            # a central difference of a line is its slope, exactly
+            slope = Fraction(2) ** plan.step_log2 / row.temperature
+            table = {q: _times(q * slope, 1, to_units) for q in set(row.q)}
             return lambda i: table[row.q[i]]
-        return lambda i: _times(
-            row.q[i],
-            to_fixed(mpf_sub(self._moved(i, 1), self._moved(i, -1)), self._bits),
-            to_units - self._bits,
-        )
 
-    def _moved(self, i: int, sign: int) -> _Raw:
-        if (i, sign) not in self._moves:
-            step = from_man_exp(sign, self._plan.step_log2)
-            self._moves[i, sign] = _capped(mpf_add(from_float(self._row.logits[i]), step), self._row, self._bits)
-        return self._moves[i, sign]
+        def capped(i: int) -> int:
+            apart = (
+                c * to_fixed(mpf_sub(self._moved(i, j), self._moved(i, -j)), self._bits)
+                for j, c in enumerate(plan.stencil.coefficients, start=1)
+            )
+            return _times(row.q[i] * sum(apart, Fraction(0)), 1, to_units - self._bits)
+
+        return capped
+
+    def _moved(self, i: int, j: int) -> _Raw:
+        if (i, j) not in self._moves:
+            step = from_man_exp(j, self._plan.step_log2)
+            self._moves[i, j] = _capped(mpf_add(from_float(self._row.logits[i]), step), self._row, self._bits)
+        return self._moves[i, j]
 
 
 def _arguments(estimates: Estimates, bits: int) -> tuple[_Raw, list[_Raw | None]]:
@@ -274,6 +284,45 @@ def _log1p(x: _Raw, bits: int) -> _Raw:
     else:
         raised = mpf_log(mpf_add(from_man_exp(1, 0), x), bits + max(0, -magnitude), "n")
     return raised
+
+
+def _log1p_fixed(x: int, bits: int) -> int:
+    """log(1 + x) where both are in units of 2^-`bits`; a term of the series loses one unit and 1/n."""
+    if x.bit_length() > bits - _SERIES_GAIN:
+        return int(to_fixed(mpf_log(from_man_exp((1 << bits) + x, -bits), bits + 4, "n"), bits))
+    log = power = x
+    for n in itertools.count(2):
+        power = -((power * x) >> bits)
+        if -n < power < n:
+            return log
+        log += power // n
+    raise AssertionError
+
+
+def _fixed_log(total: int, bits: int) -> _Raw:
+    raw: _Raw = mpf_log(from_man_exp(total, -bits), bits, "n")
+    return raw
+
+
+def _evaluation(values: list[Dyadic], rounding_log2: Float64) -> Evaluation:
+    """The values cut into two float64 and a power of two."""
+    highs, lows, exponents = [], [], []
+    for value in values:
+        size = abs(value.man)
+        cut = max(0, size.bit_length() - 53)
+        tail = size - ((head := size >> cut) << cut)
+        drop = max(0, tail.bit_length() - 53)
+        sign = -1.0 if value.man < 0 else 1.0
+        highs.append(sign * float(head))
+        lows.append(sign * math.ldexp(tail >> drop, max(drop - cut, -1000)))
+        exponents.append(value.exp + cut)
+    return Evaluation(
+        high=np.array(highs),
+        low=np.array(lows),
+        exponent=np.clip(np.array(exponents, dtype=object), -(2**40), 2**40).astype(np.int64),
+        rounding_log2=rounding_log2,
+        exact=values.__getitem__,
+    )
 
 
 def _times(factor: Fraction, units: int, shift: int) -> int:

@@ -1,0 +1,68 @@
+"""Arithmetics in which central differences are evaluated: one file each, behind one interface.
+
+A file defines `CERTIFIED`, `METHODS` (by name, `(estimates, plan) -> Evaluation`) and `loss(estimates) -> Dyadic`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from gradcheck import plugins
+from gradcheck.estimates import Estimates
+from gradcheck.exact import Dyadic
+from gradcheck.exceptions import MissingExtraError
+from gradcheck.formats import Float64, Int64
+from gradcheck.reference.rule import Plan
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """Central differences of one row, one for each distinct pair, (m,).
+
+    Attributes:
+        high, low, exponent: the value is (high + low)·2^exponent to 104 bits.
+        rounding_log2: log2 of the bound on what rounding made of it.
+        exact: the value to all its bits, by index.
+    """
+
+    high: Float64
+    low: Float64
+    exponent: Int64
+    rounding_log2: Float64
+    exact: Callable[[int], Dyadic]
+
+
+class Engine(Protocol):
+    """What a file of this folder defines.
+
+    Attributes:
+        CERTIFIED: whether `rounding_log2` is a proved enclosure.
+    """
+
+    CERTIFIED: bool
+    METHODS: Mapping[str, Callable[[Estimates, Plan], Evaluation]]
+
+    def loss(self, estimates: Estimates) -> Dyadic:
+        """The row's loss to 30 digits or more."""
+        ...
+
+
+def names() -> list[str]:
+    """The engines, whether their packages are installed or not."""
+    return plugins.names(sys.modules[__name__])
+
+
+def load(name: str) -> Engine:
+    """An engine by name.
+
+    Raises:
+        UnknownNameError: where there is none.
+        MissingExtraError: where its package is not installed.
+    """
+    try:
+        return cast(Engine, plugins.load(sys.modules[__name__], "engine", name))
+    except ModuleNotFoundError as missing:
+        raise MissingExtraError(f"--engine {name}", name, missing.name or name) from None
