@@ -90,7 +90,7 @@ def estimate(row: Row) -> Estimates:
         p = np.exp2(p_log2)
         one_minus_p = 1 - p
         one_minus_p[z == largest] = others / (1 + others)
-        q = np.array([float(value) for value in row.q])
+        q = row.q_estimate
         zeta, total_q = float(row.zeta), float(row.total_q)
         lse = largest + log_sum
         # p(W − q) − q(1 − p): no cancellation where q = 0 or q = W

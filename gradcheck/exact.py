@@ -78,8 +78,14 @@ def total(values: Iterable[Dyadic], precision_bits: int = 160) -> Dyadic:
 
 
 def to_fraction(value: Any) -> Fraction:
-    """The exact value of an int, a finite float, a Fraction, a Dyadic or an mpmath `mpf`."""
+    """The exact value of an int, a finite float, a Fraction, a Dyadic or an mpmath `mpf`.
+
+    What lies outside 2^±20000 comes back as ±2^±20000, which rounds alike in every format.
+    """
     if isinstance(value, Dyadic):
+        if value and abs(value.log2()) > _HUGE2:
+            size = Fraction(2) ** (_HUGE2 if value.log2() > 0 else -_HUGE2)
+            return -size if value.man < 0 else size
         return Fraction(value.man) * Fraction(2) ** value.exp
     if hasattr(value, "_mpf_"):
         return to_fraction(Dyadic.from_mpf(value._mpf_))

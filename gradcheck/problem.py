@@ -74,14 +74,16 @@ class Row:
     """The canonical loss of one row, where each distinct (logit, label weight) pair stands once.
 
     Attributes:
-        logits: the m distinct pairs' logits, exact.
-        q: the pairs' label weights, exact.
+        logits: the m distinct pairs' logits, exact, ascending.
+        weights: the distinct label weights, exact.
+        weight_of: which of them each pair has, (m,).
         counts: how many classes share each pair, (m,).
         inverse: the pair of each class, (k,).
     """
 
     logits: Float64
-    q: tuple[Fraction, ...]
+    weights: tuple[Fraction, ...]
+    weight_of: Int64
     counts: Int64
     inverse: Int64
     scale: Fraction = Fraction(1)
@@ -95,19 +97,35 @@ class Row:
         return len(self.inverse)
 
     @cached_property
+    def q(self) -> tuple[Fraction, ...]:
+        """The pairs' label weights, exact."""
+        return tuple(self.weights[i] for i in self.weight_of.tolist())
+
+    @cached_property
+    def q_estimate(self) -> Float64:
+        """The pairs' label weights in float64, (m,)."""
+        return np.array([float(weight) for weight in self.weights])[self.weight_of]
+
+    @cached_property
     def total_q(self) -> Fraction:
         """W = Σ q over all classes."""
-        return sum((q * int(n) for q, n in zip(self.q, self.counts, strict=True) if q), Fraction(0))
+        return sum((weight * n for weight, n in zip(self.weights, self._classes_of, strict=True)), Fraction(0))
 
     @cached_property
     def one_hot(self) -> bool:
         """Whether a single class carries label weight and ζ = 0: then the truncation bound is relative."""
-        return not self.zeta and sum(int(n) for q, n in zip(self.q, self.counts, strict=True) if q) == 1
+        carrying = sum(n for weight, n in zip(self.weights, self._classes_of, strict=True) if weight)
+        return not self.zeta and carrying == 1
 
     @property
     def infinite_loss(self) -> bool:
         """Whether a class with label weight has logit -inf."""
-        return any(q for q, logit in zip(self.q, self.logits, strict=True) if logit == -np.inf)
+        return bool((self.q_estimate[self.logits == -np.inf] != 0).any())
+
+    @cached_property
+    def _classes_of(self) -> list[int]:
+        """How many classes have each label weight."""
+        return [int(self.counts[self.weight_of == i].sum()) for i in range(len(self.weights))]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -154,10 +172,11 @@ class Terms:
                 labels[self.hard[n]] = 1.0
         # a complex number is a pair that np.unique sorts; +0.0 makes -0 and 0 the same logit
         pairs, inverse, counts = np.unique((logits + 0.0) + 1j * labels, return_inverse=True, return_counts=True)
-        exact = {y: Fraction(y) for y in np.unique(pairs.imag).tolist()}
+        weights, weight_of = np.unique(pairs.imag, return_inverse=True)
         return Row(
             logits=pairs.real.copy(),
-            q=tuple(exact[y] for y in pairs.imag.tolist()),
+            weights=tuple(Fraction(weight) for weight in weights.tolist()),
+            weight_of=weight_of.reshape(-1).astype(np.int64),
             counts=counts.astype(np.int64),
             inverse=inverse.reshape(-1).astype(np.int64),
             scale=self.scale,

@@ -104,6 +104,9 @@ class Judging:
             metavar="H",
         ),
     ] = "auto"
+    order: Annotated[
+        int, typer.Option(help="Order of the central difference: 2, 4, 6 or 8.", rich_help_panel=_REFERENCE)
+    ] = 2
     method: Annotated[
         str,
         typer.Option(
@@ -112,6 +115,14 @@ class Judging:
             metavar="NAME",
         ),
     ] = "incremental"
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="mpmath, or flint (proved enclosures, faster; needs the extra 'flint').",
+            rich_help_panel=_REFERENCE,
+            metavar="NAME",
+        ),
+    ] = "mpmath"
 
 
 @dataclass(frozen=True, kw_only=True)

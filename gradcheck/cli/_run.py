@@ -37,7 +37,13 @@ def reference_settings(judging: Judging) -> Settings:
         digits = None if judging.digits == "auto" else whole(judging.digits)
     except ValueError:
         raise UsageError(f"--digits is a whole number or auto, not '{judging.digits}'") from None
-    return Settings(digits=digits, step_log2=_step_log2(judging.step), method=judging.method)
+    return Settings(
+        digits=digits,
+        step_log2=_step_log2(judging.step),
+        order=judging.order,
+        method=judging.method,
+        engine=judging.engine,
+    )
 
 
 def _step_log2(text: str) -> int | None:

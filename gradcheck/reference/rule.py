@@ -73,16 +73,16 @@ def derivative_bound(estimates: Estimates, stencil: Stencil) -> Float64:
     """M: a bound on |∂^(n+1)L/∂l_i^(n+1)| at the point, (m,); 0 for a masked class only, inf where none is known."""
     e = estimates
     tiny = math.ldexp(1.0, -1074)
-    # p or G that underflow in float64 must not turn a bound into 0
-    p = np.maximum(e.p, tiny)
+    # p and G that float64 holds as subnormals, or not at all, must not make a bound too small
+    p = e.p + tiny
     a = p * (e.weight * stencil.softmax_growth + 2 * abs(e.zeta) * stencil.square_growth)
     if e.row.one_hot:
-        a = np.minimum(a, stencil.softmax_growth * np.maximum(np.abs(e.inner), tiny))
+        a = np.minimum(a, stencil.softmax_growth * (np.abs(e.inner) + tiny))
     slope = np.maximum(np.abs(e.slope), tiny)
     if e.row.softcap is None:
         bound = a / e.temperature**stencil.order
     elif stencil.order == 2:
-        b = np.maximum(np.abs(e.inner), tiny) if e.row.one_hot else np.maximum(p * e.weight, np.abs(e.q))
+        b = np.abs(e.inner) + tiny if e.row.one_hot else np.maximum(p * e.weight, np.abs(e.q))
         bound = a / e.temperature**2 + 6 * a / (e.softcap * e.temperature) + 4 * b / e.softcap**2
     else:
         bound = np.full(len(p), math.inf)

@@ -10,7 +10,7 @@ from fractions import Fraction
 import mpmath
 import numpy as np
 
-from gradcheck.exact import Dyadic
+from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.problem import Row
 
 
@@ -49,5 +49,4 @@ def gradient(row: Row, digits: int = 1300) -> list[Fraction]:
 def exact(value: mpmath.mpf) -> Fraction:
     """The rational that an mpmath number is."""
     dyadic = Dyadic.from_mpf(value._mpf_)
-    # far below every format a Fraction of the full exponent would only be slow
-    return Fraction(0) if dyadic.log2() < -6000 else Fraction(dyadic.man) * Fraction(2) ** dyadic.exp
+    return to_fraction(dyadic)

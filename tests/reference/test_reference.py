@@ -18,7 +18,7 @@ from gradcheck.estimates import estimate
 from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import Float64, Format, named
-from gradcheck.problem import Problem, Row
+from gradcheck.problem import Problem
 from gradcheck.reference import Reference, Settings
 from gradcheck.reference.engines import Evaluation
 from gradcheck.reference.engines import mpmath as engine
@@ -340,7 +340,7 @@ def test_every_term_of_the_loss_against_the_closed_form(
 ) -> None:
     base = make_problem([logits], [labels])
     part = base.terms.row(0)
-    row = Row(logits=part.logits, q=part.q, counts=part.counts, inverse=part.inverse, **options)
+    row = dataclasses.replace(part, **options)
     known = closed_form.gradient(row)
     for fmt in (named("float32"), named("float64")):
         found = reference._row(estimate(row), fmt, Settings(method=method))
@@ -397,7 +397,7 @@ def test_uncertainty_holds_at_the_ends_of_float64(
 ) -> None:
     """Rows on which estimates in float64, or weights far from 1, once made the claim too small."""
     part = make_problem([logits], [labels]).terms.row(0)
-    row = Row(logits=part.logits, q=part.q, counts=part.counts, inverse=part.inverse, **options)
+    row = dataclasses.replace(part, **options)
     for fmt in EVERY_FORMAT:
         found = reference._row(estimate(row), fmt, Settings(method=method))
         for i, value in enumerate(closed_form.gradient(row)):

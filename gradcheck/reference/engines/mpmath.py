@@ -55,7 +55,7 @@ def incremental(estimates: Estimates, plan: Plan) -> Evaluation:
     shifted = _Shifted(estimates, plan)
     total = sum(n * e for n, e in zip(row.counts.tolist(), shifted.exps, strict=True))
     # weights below 1 need as many more bits behind the point
-    extra = 8 + max(0, -_floor_log2(max(abs(weight) for weight in (*row.q, row.zeta)) or Fraction(1)))
+    extra = 8 + max(0, -_floor_log2(max(abs(weight) for weight in (*row.weights, row.zeta)) or Fraction(1)))
     to_units = bits + extra
     common = math.lcm(*(c.denominator for c in stencil.coefficients))
     nodes = [(j, int(c * common)) for j, c in enumerate(stencil.coefficients, start=1)]
@@ -226,8 +226,9 @@ class _Shifted:
         if row.softcap is None:
             # a central difference of a line is its slope, exactly
             slope = Fraction(2) ** plan.step_log2 / row.temperature
-            table = {q: _times(q * slope, 1, to_units) for q in set(row.q)}
-            return lambda i: table[row.q[i]]
+            table = [_times(q * slope, 1, to_units) for q in row.weights]
+            places = row.weight_of.tolist()
+            return lambda i: table[places[i]]
 
         def capped(i: int) -> int:
             apart = (

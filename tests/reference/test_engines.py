@@ -1,0 +1,286 @@
+"""Engines and stencils: every way to the same value, and what happens when one of them is wrong."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import math
+import sys
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradcheck import candidates, cases, reference, tolerances
+from gradcheck.check import check
+from gradcheck.estimates import estimate
+from gradcheck.exact import Dyadic, to_fraction
+from gradcheck.exceptions import MissingExtraError, UsageError
+from gradcheck.formats import Format, named
+from gradcheck.problem import Problem
+from gradcheck.reference import Settings, engines, rule, stencils
+from gradcheck.reference.rule import TARGET_BITS
+from gradcheck.reference.stencils import ORDERS, Stencil, stencil
+from gradcheck.results import Verdict
+from tests.conftest import EVERY_FORMAT, make_problem, real
+from tests.reference import closed_form
+from tests.reference.test_reference import LABELS, LOGITS, OPTIONS, disagreement, small_cases
+
+WAYS = [Settings(engine=engine, order=order) for engine in engines.names() for order in ORDERS]
+
+
+@pytest.fixture(autouse=True)
+def flint_leaves_no_trace() -> Iterator[None]:
+    """python-flint's precision belongs to the process."""
+    from flint import ctx
+
+    before = ctx.prec
+    yield
+    assert ctx.prec == before
+
+
+# --- stencils --------------------------------------------------------------------------------------------------
+
+
+def test_published_coefficients() -> None:
+    """Fornberg 1988, table 1."""
+    assert stencil(2).coefficients == (Fraction(1, 2),)
+    assert stencil(4).coefficients == (Fraction(2, 3), Fraction(-1, 12))
+    assert stencil(6).coefficients == (Fraction(3, 4), Fraction(-3, 20), Fraction(1, 60))
+    assert stencil(8).coefficients == (Fraction(4, 5), Fraction(-1, 5), Fraction(4, 105), Fraction(-1, 280))
+    assert [stencil(order).remainder for order in ORDERS] == [Fraction(1, n) for n in (6, 30, 140, 630)]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_stencil_is_exact_on_polynomials_of_its_degree(order: int) -> None:
+    """And off by exactly its remainder on the next odd power."""
+    shape, h = stencil(order), Fraction(1, 3)
+    for power in range(order + 2):
+        terms = [
+            c * (Fraction(j * h) ** power - Fraction(-j * h) ** power) / h for j, c in enumerate(shape.coefficients, 1)
+        ]
+        found: Fraction = sum(terms, Fraction(0))
+        if power <= order:
+            assert found == (power == 1)
+        else:
+            off = shape.remainder * math.factorial(order + 1) * h**order
+            assert abs(found) == off
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_growth_constants_bound_the_derivatives_of_softmax(order: int) -> None:
+    """Sampled: |d^n p/dl^n| over min(p, 1 − p), by exact recursion on rational p."""
+    worst = 0.0
+    for i in range(1, 400):
+        p = Fraction(i, 400)
+        # p^(n) as a polynomial in p, by dp/dl = p − p²
+        poly = [Fraction(0), Fraction(1)]
+        for _ in range(order):
+            slope = [k * c for k, c in enumerate(poly)][1:]
+            poly = [Fraction(0)] * (len(slope) + 2)
+            for k, c in enumerate(slope):
+                poly[k + 1] += c
+                poly[k + 2] -= c
+        value = sum(c * p**k for k, c in enumerate(poly))
+        worst = max(worst, float(abs(value) / min(p, 1 - p)))
+    growth = stencil(order).softmax_growth
+    assert worst <= growth
+    assert growth < 1.05 * worst + 0.02
+
+
+def test_unknown_order() -> None:
+    with pytest.raises(UsageError, match="--order"):
+        Settings(order=3)
+
+
+# --- agreement -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "fmt"), small_cases(), ids=str)
+def test_every_engine_and_order_agrees_on_every_case(name: str, fmt: Format) -> None:
+    problem = cases.catalogue()[name].problem(fmt)
+    assert problem is not None
+    found = [reference.compute(problem, fmt, way) for way in WAYS]
+    for exact in found:
+        assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-TARGET_BITS
+        assert disagreement(found[0], exact) <= 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "langid_sentences_f32",
+        "magika_f32",
+        "ocr_ddddocr_f32",
+        "smollm2_bf16",
+        "sklearn_iris_logreg_f64",
+        "sklearn_digits_logreg_f64",
+    ],
+)
+def test_engines_agree_on_real_logits(name: str) -> None:
+    problem, _ = real(name)
+    mpmath, flint = (
+        reference.compute(problem, problem.format, Settings(engine=engine)) for engine in ("mpmath", "flint")
+    )
+    assert disagreement(mpmath, flint) <= 1
+    for exact in (mpmath, flint):
+        assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-TARGET_BITS
+
+
+@pytest.mark.parametrize("name", ["magika_f32", "sklearn_iris_logreg_f64"])
+def test_flint_encloses_the_certified_gradient(name: str) -> None:
+    from tests.reference.test_reference import errors_against_certified
+
+    problem, archive = real(name, "float64")
+    for settings in (Settings(engine="flint"), Settings(engine="flint", order=8), Settings(engine="flint", digits=16)):
+        error, claimed = errors_against_certified(reference.compute(problem, problem.format, settings), archive)
+        assert (error <= claimed).all()
+
+
+@pytest.mark.parametrize("method", ["incremental", "direct"])
+@pytest.mark.parametrize("settings", WAYS, ids=lambda way: f"{way.engine}-{way.order}")
+def test_every_term_of_the_loss(settings: Settings, method: str) -> None:
+    settings = dataclasses.replace(settings, method=method)
+    for logits in LOGITS:
+        for labels in LABELS[1:3]:
+            for options in OPTIONS:
+                if "softcap" in options and settings.order > 2:
+                    continue
+                row = dataclasses.replace(make_problem([logits], [labels]).terms.row(0), **options)
+                found = reference._row(estimate(row), named("float64"), settings)
+                for i, value in enumerate(closed_form.gradient(row)):
+                    error = abs(to_fraction(found.evaluation.exact(i)) - value) / Fraction(2) ** int(found.unit_log2[i])
+                    assert error <= Fraction(float(found.uncertainty[i]))
+
+
+def test_losses_agree() -> None:
+    for logits, labels in (([100.0, 0.0, 0.0], [1, 0, 0]), ([1.0, 2.0, -math.inf], [0.25, 0.5, 0])):
+        row = make_problem([logits], [labels]).terms.row(0)
+        one, other = (to_fraction(engines.load(name).loss(estimate(row))) for name in ("mpmath", "flint"))
+        assert abs(one - other) <= one * Fraction(1, 10**32)
+
+
+def test_a_higher_order_has_no_bound_under_a_softcap() -> None:
+    row = dataclasses.replace(make_problem([[1.0, 2.0]], [0]).terms.row(0), softcap=Fraction(30))
+    assert np.isinf(rule.derivative_bound(estimate(row), stencil(4))).all()
+
+
+@pytest.mark.parametrize("engine", engines.names())
+def test_labels_equal_to_softmax_end_decided(engine: str) -> None:
+    """Gradients near 0 by cancellation: Ziv's loop ends, and the uncertainty holds against the closed form."""
+    rng = np.random.default_rng(1)
+    for fmt in EVERY_FORMAT:
+        logits = fmt.round_array(rng.normal(size=(1, 6)) * 3).astype(np.float64)
+        p = np.exp(logits - logits.max())
+        problem = make_problem(logits, p / p.sum(), fmt)
+        exact = reference.compute(problem, fmt, Settings(engine=engine))
+        (row,) = exact.rows
+        assert row is not None
+        assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-TARGET_BITS
+        for i, value in enumerate(closed_form.gradient(row.estimates.row)):
+            error = abs(to_fraction(row.evaluation.exact(i)) - value) / Fraction(2) ** int(row.unit_log2[i])
+            assert error <= Fraction(float(row.uncertainty[i]))
+
+
+# --- mistakes, each caught by its own test ---------------------------------------------------------------------
+
+
+def verdict(problem: Problem, settings: Settings, rule: str = "ulp:2") -> Verdict:
+    sound = candidates.load("wide")
+    (result,) = check(problem, [sound], case="x", tolerance=tolerances.parse(rule), settings=settings)
+    return result.verdict
+
+
+PLAIN = make_problem([[0.3, -1.2, 2.5, 0.7]], [1], "float32")
+
+
+@pytest.mark.parametrize("engine", engines.names())
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_wrong_coefficient_is_no_agreement(engine: str, order: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = reference.compute(PLAIN, PLAIN.format, Settings())
+    shape = stencil(order)
+    for place in range(shape.reach):
+        wrong = list(shape.coefficients)
+        wrong[place] *= 1 + Fraction(1, 10**6)
+        planted: dict[int, Stencil] = {
+            **stencils._STENCILS,
+            order: dataclasses.replace(shape, coefficients=tuple(wrong)),
+        }
+        monkeypatch.setattr(stencils, "_STENCILS", planted)
+        assert disagreement(sound, reference.compute(PLAIN, PLAIN.format, Settings(engine=engine, order=order))) > 1
+
+
+@pytest.mark.parametrize("settings", WAYS, ids=lambda way: f"{way.engine}-{way.order}")
+def test_a_step_too_large_or_a_precision_too_low_is_inconclusive(settings: Settings) -> None:
+    assert verdict(PLAIN, settings) is Verdict.PASS
+    assert verdict(PLAIN, dataclasses.replace(settings, step_log2=-1)) is Verdict.INCONCLUSIVE
+    assert verdict(PLAIN, dataclasses.replace(settings, digits=6)) is Verdict.INCONCLUSIVE
+
+
+# --- the process -----------------------------------------------------------------------------------------------
+
+
+def test_flints_precision_is_put_back_even_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flint import ctx
+
+    from gradcheck.reference.engines import flint
+
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    before = ctx.prec
+    monkeypatch.setattr(flint, "_evaluation", broken)
+    with pytest.raises(ZeroDivisionError):
+        reference.compute(PLAIN, PLAIN.format, Settings(engine="flint"))
+    assert ctx.prec == before
+
+
+def test_threads_share_flint_without_harm() -> None:
+    problems = [make_problem([[0.1 * n, 1.0, -40.0 * n]], [1], fmt) for n in range(1, 5) for fmt in EVERY_FORMAT]
+    alone = [reference.compute(problem, problem.format, Settings(engine="flint")) for problem in problems]
+    together: dict[int, Any] = {}
+
+    def work(n: int) -> None:
+        together[n] = reference.compute(problems[n], problems[n].format, Settings(engine="flint"))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(problems))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for n, exact in enumerate(alone):
+        assert disagreement(exact, together[n]) == 0
+
+
+def test_an_engine_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "gradcheck.reference.engines.flint", raising=False)
+    real_import = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name == "flint":
+            raise ModuleNotFoundError("No module named 'flint'", name="flint")
+        return real_import(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtraError, match=r"pip install 'gradcheck\[flint\]'"):
+        Settings(engine="flint")
+
+
+def test_certified_is_said(program: Any) -> None:
+    for engine, certified in (("mpmath", "false"), ("flint", "true")):
+        ran = program("check", "--case", "plain-3", "--engine", engine, "--order", "4", "--format", "json")
+        assert f'"certified": {certified}' in ran.out
+        assert f'"engine": "{engine}"' in ran.out
+        assert '"order": 4' in ran.out
+
+
+def test_values_far_below_float64(program: Any) -> None:
+    """A ball around 2^-3000 keeps its exponent."""
+    problem = make_problem([[2000.0, 0.0]], [0])
+    exact = reference.compute(problem, problem.format, Settings(engine="flint", target_bits=2200))
+    value = exact.exact(0, 1)
+    assert isinstance(value, Dyadic)
+    assert value.log2() == pytest.approx(-2000 / math.log(2), rel=1e-9)
