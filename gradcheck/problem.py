@@ -163,18 +163,29 @@ class Terms:
 
     def row(self, n: int) -> Row:
         """Row `n`; its logits must be defined."""
-        logits = self.logits[n]
+        logits = self.logits[n] + 0.0  # which makes -0 and 0 the same logit
         if self.soft is not None:
-            labels = self.soft[n]
+            # a complex number is a pair that np.unique sorts
+            pairs, inverse, counts = np.unique(logits + 1j * self.soft[n], return_inverse=True, return_counts=True)
+            values, labels = pairs.real.copy(), pairs.imag
         else:
-            labels = np.zeros(len(logits))
+            values, inverse, counts = np.unique(logits, return_inverse=True, return_counts=True)
+            labels = np.zeros(len(values))
             if self.hard is not None:
-                labels[self.hard[n]] = 1.0
-        # a complex number is a pair that np.unique sorts; +0.0 makes -0 and 0 the same logit
-        pairs, inverse, counts = np.unique((logits + 0.0) + 1j * labels, return_inverse=True, return_counts=True)
-        weights, weight_of = np.unique(pairs.imag, return_inverse=True)
+                label = int(self.hard[n])
+                place = int(inverse[label])
+                if counts[place] > 1:
+                    # the label's class leaves those that share its logit, for a pair of its own behind theirs
+                    counts[place] -= 1
+                    place += 1
+                    values, labels = np.insert(values, place, logits[label]), np.insert(labels, place, 0.0)
+                    counts = np.insert(counts, place, 1)
+                    inverse = inverse + (inverse >= place)
+                    inverse[label] = place
+                labels[place] = 1.0
+        weights, weight_of = np.unique(labels, return_inverse=True)
         return Row(
-            logits=pairs.real.copy(),
+            logits=values,
             weights=tuple(Fraction(weight) for weight in weights.tolist()),
             weight_of=weight_of.reshape(-1).astype(np.int64),
             counts=counts.astype(np.int64),

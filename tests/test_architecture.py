@@ -20,7 +20,7 @@ FLOORS = (
     {"tolerances"},
     {"metrics"},
     {"results"},
-    {"check"},
+    {"check", "sweep"},
     {"report"},
     {"cli"},
     {"__main__"},

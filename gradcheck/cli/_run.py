@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from gradcheck.reference import Settings
+    from gradcheck.report import Style
     from gradcheck.results import Report, Result
 
 EXIT_DISAGREES, EXIT_CANNOT_CHECK, EXIT_INTERRUPTED = 1, 2, 130
@@ -69,7 +70,9 @@ def finish(
     results: Iterator[Result], settings: dict[str, Any], reporting: Reporting, notes: tuple[str, ...] = ()
 ) -> None:
     """Takes the results as they come, writes the reports, and leaves with the exit code; also when interrupted."""
-    targets = _targets(reporting)
+    from gradcheck import report as reports
+
+    ways = targets(reporting, reports.names())
     done: list[Result] = []
     interrupted = False
     try:
@@ -81,7 +84,7 @@ def finish(
     if interrupted:
         notes = (*notes, "interrupted before the end")
     report = Report(version=__version__, settings=settings, results=tuple(done), notes=notes)
-    _write(report, reporting, targets)
+    write(lambda name, style: reports.render(name, report, style), reporting, ways)
     if interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     raise typer.Exit(0 if reporting.exit_zero else exit_code(report))
@@ -99,24 +102,26 @@ def exit_code(report: Report) -> int:
     return 0
 
 
-def _targets(reporting: Reporting) -> list[tuple[str, str]]:
-    """Every report that goes to a file, as (format, file), found possible before anything is computed."""
-    from gradcheck import report
+def targets(reporting: Reporting, known: Sequence[str]) -> list[tuple[str, str]]:
+    """Every report that goes to a file, as (format, file), found possible before anything is computed.
 
+    Raises:
+        UsageError, InputError: for a format that is not among `known`, or a file that cannot be written.
+    """
     if reporting.color not in ("auto", "always", "never"):
         raise UnknownNameError("colour", reporting.color, ("auto", "always", "never"))
-    targets = []
+    found = []
     for text in reporting.report or []:
         name, equals, path = text.partition("=")
         if not equals:
             raise UsageError(f"--report should read FORMAT=FILE, not '{text}'")
-        targets.append((name, path))
+        found.append((name, path))
     if reporting.output is not None:
-        targets.append((reporting.format or "concise", reporting.output))
-    for name in [name for name, _ in targets] + ([reporting.format] if reporting.format else []):
-        if name not in report.names():
-            raise UnknownNameError("report format", name, report.names())
-    paths = [path for _, path in targets]
+        found.append((reporting.format or "concise", reporting.output))
+    for name in [name for name, _ in found] + ([reporting.format] if reporting.format else []):
+        if name not in known:
+            raise UnknownNameError("report format", name, known)
+    paths = [path for _, path in found]
     for path in paths:
         if not path or not os.path.isdir(folder := os.path.dirname(os.path.realpath(path))):
             raise InputError(f"{path}: there is no folder '{folder}'" if path else "a report needs a file to go to")
@@ -124,11 +129,12 @@ def _targets(reporting: Reporting) -> list[tuple[str, str]]:
             raise InputError(f"{path}: cannot be written")
         if paths.count(path) > 1:
             raise UsageError(f"{path}: two reports cannot go to one file")
-    return targets
+    return found
 
 
-def _write(report: Report, reporting: Reporting, targets: list[tuple[str, str]]) -> None:
-    from gradcheck.report import Style, render
+def write(render: Callable[[str, Style], str], reporting: Reporting, ways: list[tuple[str, str]]) -> None:
+    """Renders to standard output, unless the report goes to a file, and to every file."""
+    from gradcheck.report import Style
 
     if reporting.output is None and not reporting.quiet:
         terminal = sys.stdout.isatty()
@@ -138,10 +144,10 @@ def _write(report: Report, reporting: Reporting, targets: list[tuple[str, str]])
             color=_colored(reporting.color, terminal),
             verbose=reporting.verbose,
         )
-        sys.stdout.write(render(name, report, style))
+        sys.stdout.write(render(name, style))
         sys.stdout.flush()
-    for name, path in targets:
-        _save(path, render(name, report, Style(verbose=reporting.verbose)))
+    for name, path in ways:
+        _save(path, render(name, Style(verbose=reporting.verbose)))
 
 
 def _width() -> int:

@@ -37,6 +37,7 @@ def command(
 def _topics() -> dict[str, dict[str, str]]:
     """Every name that the program knows, by topic, with one sentence each."""
     from gradcheck import candidates, cases, distributions, files, formats, losses, report, text, tolerances
+    from gradcheck.reference import engines
 
     return {
         "cases": {case.name: case.reason for case in cases.catalogue().values()},
@@ -51,6 +52,8 @@ def _topics() -> dict[str, dict[str, str]]:
         "distributions": {name: row.reason for name, row in distributions.DISTRIBUTIONS.items()},
         "files": {name: files.summary(name) for name in files.names()},
         "reports": {name: report.summary(name) for name in report.names()},
+        "engines": {name: engines.summary(name) for name in engines.names()},
+        "topics": {"reference": "how step, precision and uncertainty of the reference are chosen"},
         "exit-codes": _EXIT_CODES,
     }
 
@@ -61,7 +64,7 @@ def _listed(topic: str, entries: dict[str, str]) -> str:
 
 
 def _explained(name: str, topics: dict[str, dict[str, str]]) -> str:
-    from gradcheck import candidates, cases, losses
+    from gradcheck import candidates, cases, losses, reference
 
     found = [
         f"{entry} ({topic}): {entries[entry]}"
@@ -75,6 +78,8 @@ def _explained(name: str, topics: dict[str, dict[str, str]]) -> str:
         found.append(candidates.story(name))
     if name in losses.names():
         found.append(losses.story(name))
+    if name == "reference":
+        found.append(reference.story())
     case = cases.catalogue().get(name)
     if case is not None:
         found.append(_numbers(case))

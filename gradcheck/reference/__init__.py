@@ -166,6 +166,39 @@ def refine(problem: Problem, reference: Reference, rows: Iterable[int], target_b
     return _assemble(problem, reference.format, reference.settings, renewed)
 
 
+def story() -> str:
+    """How step, precision and uncertainty are chosen, in plain words with the formulas."""
+    return _STORY
+
+
+_STORY = f"""\
+The reference is a central difference of the loss, taken at many digits:
+
+    D = [L(l + h) - L(l - h)] / 2h        (--order 4, 6, 8 use more points on each side)
+
+The step h = 2^-H is a power of two. Too large, and the difference is not yet the derivative: it
+errs by at most h^2/6 times a bound M on the loss's third derivative. Too small, and the digits of
+the two losses cancel. The format of the gradient sets the goal: an uncertainty of 2^-G of a unit in
+the last place (ulp), G = {TARGET_BITS}. So
+
+    H = half of [ G + 1 + log2( M / (6 ulp(g)) ) ], rounded up        truncation takes half of the uncertainty
+    P = G + H + log2(1 / ulp(g)) + what the sizes of labels and of k ask for         working precision in bits
+
+with g the smallest component, but no smaller than the format's smallest number: below it every
+format holds 0. Hard labels need at most about 55, 165, 190 and 1130 bits in float16, bfloat16,
+float32 and float64, whatever the logits.
+
+Every value carries its uncertainty: the truncation bound for the h that was used, and a bound on
+the rounding at the P that was used (with --engine flint the radius of a ball that is proved to hold
+the value). Where their sum is above 2^-G ulp, or too large to say on which side of its limit a
+candidate's error lies, step and precision are sharpened and the row is evaluated again (Ziv's
+strategy).
+
+--digits and --step take this out of the program's hands. Where they are too coarse for a verdict,
+the verdict is inconclusive, and the message names digits and a step that would do. 'gradcheck
+sweep' shows the error against the step."""
+
+
 def digits_of(precision_bits: int) -> int:
     """Whole decimal digits that a working precision holds."""
     return int(precision_bits * math.log10(2))

@@ -84,8 +84,8 @@ def test_growth_constants_bound_the_derivatives_of_softmax(order: int) -> None:
             for k, c in enumerate(slope):
                 poly[k + 1] += c
                 poly[k + 2] -= c
-        value = sum(c * p**k for k, c in enumerate(poly))
-        worst = max(worst, float(abs(value) / min(p, 1 - p)))
+        value = sum((c * p**k for k, c in enumerate(poly)), Fraction(0))
+        worst = max(worst, float(abs(value)) / float(min(p, 1 - p)))
     growth = stencil(order).softmax_growth
     assert worst <= growth
     assert growth < 1.05 * worst + 0.02

@@ -5,9 +5,12 @@ A file defines `CERTIFIED`, `METHODS` (by name, `(estimates, plan) -> Evaluation
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, cast
 
 from gradcheck import plugins
@@ -66,3 +69,12 @@ def load(name: str) -> Engine:
         return cast(Engine, plugins.load(sys.modules[__name__], "engine", name))
     except ModuleNotFoundError as missing:
         raise MissingExtraError(f"--engine {name}", name, missing.name or name) from None
+
+
+def summary(name: str) -> str:
+    """What an engine is, in one sentence, without importing it: its package may not be there."""
+    module = importlib.util.find_spec(f"{__name__}.{name}")
+    assert module is not None
+    assert module.origin is not None
+    docstring = ast.get_docstring(ast.parse(Path(module.origin).read_text(encoding="utf-8"))) or ""
+    return docstring.split("\n", 1)[0].rstrip(".")

@@ -1,0 +1,36 @@
+"""`gradcheck sweep`: the error of a central difference against its step."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gradcheck.cli import _options, _run
+from gradcheck.exceptions import UsageError
+
+
+@_options.expanded
+def command(
+    logits: Annotated[str | None, typer.Argument(help="A file of logits, or - for standard input.")] = None,
+    row: Annotated[int, typer.Option(help="The row to look at.", min=0)] = 0,
+    cls: Annotated[
+        int | None, typer.Option("--class", help="The class to look at. Default: that of the label.", min=0)
+    ] = None,
+    engine: Annotated[str, typer.Option(help="mpmath, or flint (needs the extra 'flint').")] = "mpmath",
+    *,
+    source: _options.Source,
+    reporting: _options.Reporting,
+) -> None:
+    """Show the error of the central difference against step size, precision and order, for one component."""
+    from gradcheck.cli import _source
+    from gradcheck.report import _sweep
+    from gradcheck.sweep import sweep
+
+    stray = [flag for flag, value in (("--gradient", source.gradient), ("--sample", source.sample)) if value]
+    if stray:
+        raise UsageError(f"{' and '.join(stray)} go with 'gradcheck check'; sweep looks at --row N, --class C")
+    targets = _run.targets(reporting, _sweep.NAMES)
+    name, problem, _, _ = _source.load(logits, source, None)
+    found = sweep(problem, case=name, row=row, cls=cls, engine=engine)
+    _run.write(lambda form, style: _sweep.render(form, found), reporting, targets)
