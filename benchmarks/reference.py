@@ -220,9 +220,8 @@ def main() -> None:
             versions.append(f"{package} not installed")
     print(f"{platform.machine()}, Python {platform.python_version()}; {', '.join(versions)}\n")
 
-    print(
-        "Microseconds a component, float64; in brackets the ratio to gradcheck with flint. '-': left out, or too slow.\n"
-    )
+    print("Microseconds a component, float64; in brackets the ratio to the flint engine. '-': left out, or too slow.")
+    print()
     print(f"{'':34}" + "".join(f"{f'({rows}, {classes})':>20}" for rows, classes in SHAPES))
     problems = [problem_of(*shape) for shape in SHAPES]
     flint = [best(ours(problem, "flint")) / problem.logits.size * 1e6 for problem in problems]
