@@ -12,58 +12,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from gradcheck import __version__
-from gradcheck.cli._options import Judging, Reporting
+from gradcheck.cli._options import Reporting
 from gradcheck.exceptions import InputError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from gradcheck.reference import Settings
     from gradcheck.report import Style
     from gradcheck.results import Report, Result
 
 EXIT_DISAGREES, EXIT_CANNOT_CHECK, EXIT_INTERRUPTED = 1, 2, 130
-
-
-def reference_settings(judging: Judging) -> Settings:
-    """The reference's settings from their texts.
-
-    Raises:
-        UsageError: where a text cannot be understood.
-    """
-    from gradcheck.exact import whole
-    from gradcheck.reference import Settings
-
-    try:
-        digits = None if judging.digits == "auto" else whole(judging.digits)
-    except ValueError:
-        raise UsageError(f"--digits is a whole number or auto, not '{judging.digits}'") from None
-    return Settings(
-        digits=digits,
-        step_log2=_step_log2(judging.step),
-        order=judging.order,
-        method=judging.method,
-        engine=judging.engine,
-    )
-
-
-def _step_log2(text: str) -> int | None:
-    import math
-
-    from gradcheck.exact import positive, whole
-
-    if text == "auto":
-        return None
-    base, power, exponent = text.partition("^")
-    try:
-        if power and base == "2":
-            return whole(exponent)
-        step = positive(text)
-    except ValueError:
-        step = 0.0
-    if not 0 < step <= 1:
-        raise UsageError(f"--step is a power of two such as 2^-20, a number in (0, 1], or auto, not '{text}'")
-    return math.frexp(step)[1] - 1
 
 
 def finish(

@@ -23,13 +23,11 @@ def command(
     reporting: _options.Reporting,
 ) -> None:
     """Check candidates on logits from a file: .npy .npz .csv .tsv .json .jsonl."""
-    from gradcheck import candidates, formats, tolerances
-    from gradcheck.check import check
+    from gradcheck import candidates
     from gradcheck.cli import _source
+    from gradcheck.cli._judge import Judge
 
-    settings = _run.reference_settings(judging)
-    tolerance = tolerances.parse(judging.tolerance, flush=judging.ftz)
-    judged_in = formats.named(judging.gradient_dtype) if judging.gradient_dtype else None
+    judge = Judge(judging)
     chosen = [candidates.load(name) for name in judging.candidate or []]
     name, problem, gradients, notes = _source.load(logits, source, judging.gradient_dtype)
     chosen += gradients or ([] if chosen else [candidates.load(candidates.DEFAULT)])
@@ -42,16 +40,7 @@ def command(
 
     def results() -> Iterator[Result]:
         with _run.Ticker(problem.rows, reporting) as tick:
-            for result in check(
-                problem,
-                chosen,
-                case=name,
-                tolerance=tolerance,
-                settings=settings,
-                gradient_format=judged_in,
-                flush=judging.ftz,
-                on_row=tick,
-            ):
+            for result in judge.results(problem, chosen, name, tick):
                 again = _again(logits, source, judging, result.candidate)
                 yield dataclasses.replace(result, row_numbers=numbers, again=again)
 

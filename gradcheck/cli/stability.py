@@ -29,12 +29,10 @@ def command(
     reporting: _options.Reporting,
 ) -> None:
     """Check candidates across the catalogue of extreme-logit cases."""
-    from gradcheck import candidates, cases, formats, tolerances
-    from gradcheck.check import check
+    from gradcheck import candidates, cases, formats
+    from gradcheck.cli._judge import Judge
 
-    settings = _run.reference_settings(judging)
-    tolerance = tolerances.parse(judging.tolerance, flush=judging.ftz)
-    judged_in = formats.named(judging.gradient_dtype) if judging.gradient_dtype else None
+    judge = Judge(judging)
     chosen = [candidates.load(name) for name in judging.candidate or [candidates.DEFAULT]]
     kinds = [formats.named(name) for name in dict.fromkeys(dtype or ["float32", "float64"])]
     selected = cases.select(case or [])
@@ -44,27 +42,10 @@ def command(
             for one in selected:
                 for fmt in kinds:
                     problem = one.problem(fmt)
-                    if problem is not None:
-                        for result in check(
-                            problem,
-                            chosen,
-                            case=one.name,
-                            tolerance=tolerance,
-                            settings=settings,
-                            gradient_format=judged_in,
-                            flush=judging.ftz,
-                        ):
-                            words = [
-                                "check",
-                                "--case",
-                                one.name,
-                                "--dtype",
-                                fmt.name,
-                                "--candidate",
-                                result.candidate,
-                            ]
-                            words += _options.arguments(judging, without=("candidate",))
-                            yield dataclasses.replace(result, again=_options.command_line(words))
+                    for result in [] if problem is None else judge.results(problem, chosen, one.name):
+                        words = ["check", "--case", one.name, "--dtype", fmt.name, "--candidate", result.candidate]
+                        words += _options.arguments(judging, without=("candidate",))
+                        yield dataclasses.replace(result, again=_options.command_line(words))
                     tick()
 
     described = {"case": case, "dtype": [fmt.name for fmt in kinds]} | dataclasses.asdict(judging)

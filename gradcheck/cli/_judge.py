@@ -1,0 +1,69 @@
+"""From the options of `Judging` to results. Only running commands import this: it pulls in all that is heavy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from gradcheck import check, formats, tolerances
+from gradcheck.candidates import Candidate
+from gradcheck.cli._options import Judging
+from gradcheck.exact import positive, whole
+from gradcheck.exceptions import UsageError
+from gradcheck.problem import Problem
+from gradcheck.reference import Settings
+from gradcheck.results import Result
+
+
+class Judge:
+    """The options, read once; every problem is then judged alike.
+
+    Raises:
+        UsageError: where an option cannot be understood.
+    """
+
+    def __init__(self, judging: Judging) -> None:
+        self._flush = judging.ftz
+        self._tolerance = tolerances.parse(judging.tolerance, flush=judging.ftz)
+        self._format = formats.named(judging.gradient_dtype) if judging.gradient_dtype else None
+        try:
+            digits = None if judging.digits == "auto" else whole(judging.digits)
+        except ValueError:
+            raise UsageError(f"--digits is a whole number or auto, not '{judging.digits}'") from None
+        self._settings = Settings(
+            digits=digits,
+            step_log2=_step_log2(judging.step),
+            order=judging.order,
+            method=judging.method,
+            engine=judging.engine,
+        )
+
+    def results(
+        self, problem: Problem, candidates: list[Candidate], case: str, on_row: Callable[[], None] = lambda: None
+    ) -> Iterator[Result]:
+        """One result for each candidate."""
+        return check.check(
+            problem,
+            candidates,
+            case=case,
+            tolerance=self._tolerance,
+            settings=self._settings,
+            gradient_format=self._format,
+            flush=self._flush,
+            on_row=on_row,
+        )
+
+
+def _step_log2(text: str) -> int | None:
+    if text == "auto":
+        return None
+    base, power, exponent = text.partition("^")
+    try:
+        if power and base == "2":
+            return whole(exponent)
+        step = positive(text)
+    except ValueError:
+        step = 0.0
+    if not 0 < step <= 1:
+        raise UsageError(f"--step is a power of two such as 2^-20, a number in (0, 1], or auto, not '{text}'")
+    return math.frexp(step)[1] - 1
