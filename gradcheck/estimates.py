@@ -22,7 +22,6 @@ class Estimates:
         z: transformed logits; slope: f'(l); largest: max z; log_sum: ln S with S = Σ exp(z - max z).
         delta: max z − z, clipped where the probability is nothing in every format.
         p_log2: log2 of the probability.
-        one_minus_p: 1 − p, without cancellation.
         weight: A = Σ|q| + 2|ζ|(1 + |lse|).
         inner: G = (W + 2ζ·lse)·p − q, without cancellation for one-hot labels.
     """
@@ -34,7 +33,6 @@ class Estimates:
     log_sum: float
     delta: Float64
     p_log2: Float64
-    one_minus_p: Float64
     q: Float64
     total_q: float
     zeta: float
@@ -54,6 +52,10 @@ class Estimates:
         """s·f'·G."""
         return self.scale * self.slope * self.inner
 
+    def times_p(self, factor: float) -> Float64:
+        """factor·p, even where p underflows and the product does not."""
+        return _times_p(self.p_log2, np.full(len(self.p_log2), factor))
+
     def p_in_units(self, unit_log2: Int64) -> Float64:
         """p / 2^`unit_log2` even where p itself underflows."""
         whole = np.floor(self.p_log2)
@@ -64,7 +66,7 @@ def estimate(row: Row) -> Estimates:
     """The estimates for `row`."""
     temperature = float(row.temperature)
     softcap = math.inf if row.softcap is None else float(row.softcap)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         masked = row.logits == -np.inf
         if row.softcap is None:
             z, slope = row.logits / temperature, np.full(len(row.logits), 1 / temperature)
@@ -79,22 +81,22 @@ def estimate(row: Row) -> Estimates:
             (z.max() / 2 - z / 2) if row.softcap is not None else (row.logits.max() / 2 - row.logits / 2) / temperature
         )
         delta = np.minimum(apart * 2, -_NOTHING_LOG2)
-        exps = np.exp(-delta)
-        rest = exps * row.counts
         top = int(np.argmax(z))
-        # S − 1, summed without the largest term: what 1 − p of a saturated class is made of
-        others = float(np.delete(rest, top).sum()) + float(row.counts[top] - 1)
+        others_log2 = _others_log2(delta, row.counts, top)
+        others = 2.0**others_log2
         log_sum = math.log1p(others)
         p_log2 = np.maximum(-(delta + log_sum) / math.log(2), _NOTHING_LOG2)
         p_log2 = np.where(masked, _NOTHING_LOG2, p_log2)
         p = np.exp2(p_log2)
-        one_minus_p = 1 - p
-        one_minus_p[z == largest] = others / (1 + others)
+        # 1 − p, for the largest logit as the others' share, which may underflow where a label times it does not
+        rest_log2 = np.where(z == largest, others_log2 - log_sum / math.log(2), np.log2(1 - p))
         q = row.q_estimate
         zeta, total_q = float(row.zeta), float(row.total_q)
         lse = largest + log_sum
         # p(W − q) − q(1 − p): no cancellation where q = 0 or q = W
-        inner = p * (total_q - q) - q * one_minus_p
+        inner = np.sign(total_q - q) * _times_p(p_log2, np.abs(total_q - q)) - np.sign(q) * _times_p(
+            rest_log2, np.abs(q)
+        )
         if zeta:
             inner = inner + 2 * zeta * lse * p
     return Estimates(
@@ -105,7 +107,6 @@ def estimate(row: Row) -> Estimates:
         log_sum=log_sum,
         delta=delta,
         p_log2=p_log2,
-        one_minus_p=one_minus_p,
         q=q,
         total_q=total_q,
         zeta=zeta,
@@ -115,6 +116,22 @@ def estimate(row: Row) -> Estimates:
         weight=float(np.abs(q) @ row.counts) + (2 * abs(zeta) * (1 + abs(lse)) if zeta else 0.0),
         inner=inner,
     )
+
+
+def _others_log2(delta: Float64, counts: Int64, top: int) -> float:
+    """log2 of S − 1: the terms of all classes but one of the largest, relative to the largest of their own."""
+    counts = counts.copy()
+    counts[top] -= 1
+    present = counts > 0
+    if not present.any():
+        return -math.inf
+    nearest = float(delta[present].min())
+    total = float((np.exp(nearest - delta[present]) * counts[present]).sum())
+    return (math.log(total) - nearest) / math.log(2)
+
+
+def _times_p(p_log2: Float64, factors: Float64) -> Float64:
+    return np.exp2(p_log2 + np.log2(factors))
 
 
 def in_units(values: Array, unit_log2: Int64) -> Float64:

@@ -38,7 +38,7 @@ class Point:
         arithmetic: `float64`, or the working digits.
         method: the order of the difference, or `richardson`: the orders 2 and 4 of steps h and h/2 extrapolated.
         error: |D_h − g|.
-        error_ulp: the same in ulps of the format; relative: over |g|.
+        error_ulp: the same in ulps of the format; relative: over |g|, None where g is 0.
         truncation, rounding: the two parts of the bound; None where there is none (float64, Richardson).
     """
 
@@ -47,7 +47,7 @@ class Point:
     step_log2: int
     error: float
     error_ulp: float
-    relative: float
+    relative: float | None
     truncation: float | None
     rounding: float | None
 
@@ -66,7 +66,7 @@ class Sweep:
     """The curves of one component.
 
     Attributes:
-        row, cls: the component; value: its exact gradient.
+        row, cls: the component; value: its exact gradient, 0 where 2^-200 ulp cannot tell it from 0.
         chosen: what the rule picks, by order.
     """
 
@@ -105,7 +105,8 @@ def sweep(problem: Problem, *, case: str, row: int = 0, cls: int | None = None, 
     exact = reference.compute(problem.take(np.array([row])), problem.format, settings)
     (found,) = exact.rows
     assert found is not None  # the row has been seen to be defined
-    value = exact.exact(0, cls)
+    resolved = abs(exact.high[0, cls]) > exact.uncertainty[0, cls]
+    value = exact.exact(0, cls) if resolved else Dyadic(0, 0)
     estimates = estimate(pairs)
     pair = int(pairs.inverse[cls])
     points = [
@@ -200,7 +201,7 @@ def _point(
         step_log2=step_log2,
         error=_float(error),
         error_ulp=_float(error / ulp),
-        relative=_float(error / abs(exact)) if exact else (math.inf if error else 0.0),
+        relative=_float(error / abs(exact)) if exact else None,
         truncation=None if parts is None else parts[0],
         rounding=None if parts is None else parts[1],
     )

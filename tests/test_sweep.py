@@ -65,8 +65,10 @@ def test_the_curve_is_a_v() -> None:
 def test_double_precision_never_sees_a_saturated_gradient(saturated: Sweep) -> None:
     for point in saturated.bottoms():
         if point.arithmetic == FLOAT64:
+            assert point.relative is not None
             assert point.relative >= 1 or point.relative == pytest.approx(1)
         if point.arithmetic in ("50 digits", "100 digits"):
+            assert point.relative is not None
             assert point.relative < 1e-20
 
 
@@ -105,3 +107,11 @@ def test_explain_reference(program: Program) -> None:
     assert ran.code == 0
     for word in ("2^-H", "uncertainty", "Ziv", "--digits", "inconclusive", "G = 10"):
         assert word in ran.out
+
+
+def test_a_gradient_of_0_is_said_to_be_0(program: Program) -> None:
+    for engine in ("mpmath", "flint"):
+        ran = program("sweep", "--case", "equal-1", "--engine", engine)
+        assert ran.code == 0
+        assert "exact gradient 0.0" in ran.out
+        assert "The exact gradient is 0" in ran.out

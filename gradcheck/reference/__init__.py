@@ -249,20 +249,23 @@ def _row_reference(
 ) -> RowReference:
     """The values in units, with what is known of their ulps."""
     exponent = np.frexp(evaluation.high)[1] - 1 + evaluation.exponent
-    ulp_most_log2 = np.where(evaluation.high == 0, fmt.emin, np.maximum(exponent, fmt.emin)) - fmt.precision + 1
-    unit_log2 = np.maximum(ulp_most_log2, SMALLEST_UNIT_LOG2)
+    own_log2 = np.where(evaluation.high == 0, fmt.emin, np.maximum(exponent, fmt.emin)) - fmt.precision + 1
+    unit_log2 = np.maximum(own_log2, SMALLEST_UNIT_LOG2)
     shift = np.clip(evaluation.exponent - unit_log2, -3000, 3000).astype(np.int32)
     high, low = np.ldexp(evaluation.high, shift), np.ldexp(evaluation.low, shift)
     size = np.abs(high)
     # high + low drops what lies 2^-104 below the value, or 2^-1000 below the unit
     uncertainty = np.exp2(np.clip(error_log2 - unit_log2, -1000, 1024)) + size * 2.0**-104
-    # Does the interval reach below the power of two under the value? size − 2^e is exact, the rest is small
-    exponent = np.frexp(size)[1] - 1
-    reach = (size - np.ldexp(1.0, exponent)) + low * np.sign(high) - uncertainty
-    lower = np.maximum(size - uncertainty, 0.0)
-    below = np.where(lower > 0, np.minimum(np.frexp(lower)[1] - 1, exponent - 1), -(10**6))
-    ulp_log2 = np.where(
-        (reach < 0) & (size > 0), np.maximum(below + unit_log2, fmt.emin) - fmt.precision + 1, ulp_most_log2
+    # Does the interval reach the powers of two around the value? Their distance is exact, the rest is small
+    exponent = np.where(size > 0, np.frexp(size)[1] - 1, -(10**6))
+    beyond = low * np.sign(high)
+    under = (size - np.ldexp(1.0, exponent)) + beyond < uncertainty
+    over = (np.ldexp(2.0, exponent) - size) - beyond <= uncertainty
+    least, most = np.maximum(size - uncertainty, 0.0), np.minimum(size + uncertainty, np.finfo(np.float64).max)
+    lowest = np.where(under, np.where(least > 0, np.minimum(np.frexp(least)[1] - 1, exponent - 1), -(10**6)), exponent)
+    highest = np.where(over, np.maximum(np.frexp(most)[1] - 1, exponent + 1), exponent)
+    ulp_log2, ulp_most_log2 = (
+        np.maximum(bound + unit_log2, fmt.emin) - fmt.precision + 1 for bound in (lowest, highest)
     )
     return RowReference(
         estimates=estimates,
@@ -270,7 +273,7 @@ def _row_reference(
         evaluation=evaluation,
         high=high,
         low=low,
-        ulp_log2=np.minimum(ulp_log2, ulp_most_log2),
+        ulp_log2=ulp_log2,
         ulp_most_log2=ulp_most_log2,
         unit_log2=unit_log2,
         uncertainty=uncertainty,

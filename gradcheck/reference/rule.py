@@ -74,18 +74,17 @@ def derivative_bound(estimates: Estimates, stencil: Stencil) -> Float64:
     e = estimates
     tiny = math.ldexp(1.0, -1074)
     # p and G that float64 holds as subnormals, or not at all, must not make a bound too small
-    p = e.p + tiny
-    a = p * (e.weight * stencil.softmax_growth + 2 * abs(e.zeta) * stencil.square_growth)
+    a = e.times_p(e.weight * stencil.softmax_growth + 2 * abs(e.zeta) * stencil.square_growth) + tiny
     if e.row.one_hot:
         a = np.minimum(a, stencil.softmax_growth * (np.abs(e.inner) + tiny))
     slope = np.maximum(np.abs(e.slope), tiny)
     if e.row.softcap is None:
         bound = a / e.temperature**stencil.order
     elif stencil.order == 2:
-        b = np.abs(e.inner) + tiny if e.row.one_hot else np.maximum(p * e.weight, np.abs(e.q))
+        b = np.abs(e.inner) + tiny if e.row.one_hot else np.maximum(e.times_p(e.weight) + tiny, np.abs(e.q))
         bound = a / e.temperature**2 + 6 * a / (e.softcap * e.temperature) + 4 * b / e.softcap**2
     else:
-        bound = np.full(len(p), math.inf)
+        bound = np.full(len(a), math.inf)
     return np.where(np.isneginf(e.z), 0.0, np.maximum(e.scale * slope * bound, tiny))
 
 

@@ -89,6 +89,8 @@ def _pages(sweep: Sweep, *, markdown: bool) -> str:
 def _reading(sweep: Sweep) -> str:
     """What the curves say about checks in double precision, in one sentence."""
     best = min((point for point in sweep.bottoms() if point.arithmetic == FLOAT64), key=lambda point: point.error)
+    if best.relative is None:
+        return f"The exact gradient is 0; in float64 the best step of any order errs by {text.brief(best.error)}."
     if not math.isfinite(best.relative) or best.relative > 0.1:
         return (
             "In float64 no step gives a single digit of this gradient: a check in double precision "

@@ -9,12 +9,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gradcheck import candidates, cases, reference, tolerances
+from gradcheck.candidates import Candidate
 from gradcheck.check import check
 from gradcheck.estimates import estimate
 from gradcheck.exact import Dyadic, to_fraction
@@ -25,7 +27,7 @@ from gradcheck.reference import Settings, engines, rule, stencils
 from gradcheck.reference.rule import TARGET_BITS
 from gradcheck.reference.stencils import ORDERS, Stencil, stencil
 from gradcheck.results import Verdict
-from tests.conftest import EVERY_FORMAT, make_problem, real
+from tests.conftest import EVERY_FORMAT, Program, make_problem, real
 from tests.reference import closed_form
 from tests.reference.test_reference import LABELS, LOGITS, OPTIONS, disagreement, small_cases
 
@@ -284,3 +286,53 @@ def test_values_far_below_float64(program: Any) -> None:
     value = exact.exact(0, 1)
     assert isinstance(value, Dyadic)
     assert value.log2() == pytest.approx(-2000 / math.log(2), rel=1e-9)
+
+
+@pytest.mark.parametrize("engine", engines.names())
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_heavy_label_on_a_class_that_underflows(engine: str, order: int) -> None:
+    """p = e^-800 is below float64, 1e200·p is not."""
+    for logits, labels in (([-800.0, 0.0], [0.0, 1e200]), ([-760.0, 0.0], [0.0, 1e60])):
+        problem = make_problem([logits], [labels])
+        exact = reference.compute(problem, problem.format, Settings(engine=engine, order=order))
+        (row,) = exact.rows
+        assert row is not None
+        assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-TARGET_BITS
+        for i, value in enumerate(closed_form.gradient(row.estimates.row)):
+            error = abs(to_fraction(row.evaluation.exact(i)) - value) / Fraction(2) ** int(row.unit_log2[i])
+            assert error <= Fraction(float(row.uncertainty[i]))
+
+
+@pytest.mark.parametrize("settings", WAYS, ids=lambda way: f"{way.engine}-{way.order}")
+@pytest.mark.parametrize("classes", [2, 8])
+def test_one_ulp_off_a_power_of_two_never_fails_one_ulp(settings: Settings, classes: int) -> None:
+    """g = 1/k exactly, c one ulp above: on which side of 1/k the difference falls is chance."""
+    problem = make_problem([[0.0] * classes], [0], "float32")
+    gradient = np.full((1, classes), 1 / classes, dtype=np.float32)
+    gradient[0, 0] -= 1
+    gradient[0, 1] = np.nextafter(np.float32(1 / classes), np.float32(1))
+    planted = Candidate(name="planted", gradient=lambda _: gradient)
+    for limit, known in (("ulp:1.5", Verdict.FAIL), ("ulp:2.5", Verdict.INCONCLUSIVE), ("ulp:0.25", Verdict.PASS)):
+        (result,) = check(problem, [planted], case="x", tolerance=tolerances.parse(limit), settings=settings)
+        assert result.verdict is not known
+    (result,) = check(problem, [planted], case="x", tolerance=tolerances.parse("ulp:2.5"), settings=settings)
+    assert result.verdict is Verdict.PASS
+
+
+def test_direct_balls_that_hold_0(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"logits": [[-121, 0]], "labels": [0]}')
+    for dtype in ("bfloat16", "float32", "float64"):
+        assert program("check", str(path), "--dtype", dtype, "--engine", "flint", "--method", "direct").code == 0
+    ran = program("check", "--case", "equal-1", "--engine", "flint", "--digits", "5", "--step", "0.25", "--order", "8")
+    assert ran.code in (0, 2)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("target_bits", [10, 30, 50, 70, 90])
+def test_rounding_alone_stays_within_its_bound(order: int, target_bits: int) -> None:
+    """One class: the gradient is 0, and all of the difference is rounding."""
+    for logit in (0.0, 1.0, 261.89, -830.0):
+        problem = make_problem([[logit]], [[0.319]])
+        exact = reference.compute(problem, problem.format, Settings(order=order, target_bits=target_bits))
+        assert abs(exact.high[0, 0]) <= exact.uncertainty[0, 0]

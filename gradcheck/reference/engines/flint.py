@@ -112,7 +112,8 @@ def direct(estimates: Estimates, plan: Plan) -> Evaluation:
             present = [(n, z, q) for n, z, q in points if n and z is not None]
             log_sum = _sum(n * (z - balls.largest).exp() for n, z, _ in present).log() + balls.largest
             linear = _sum(n * _ball(q) * z for n, z, q in present if q)
-            return _ball(row.total_q) * log_sum - linear + _ball(row.zeta) * log_sum**2
+            value = _ball(row.total_q) * log_sum - linear
+            return value + _ball(row.zeta) * log_sum**2 if row.zeta else value
 
         values = []
         for i, z in enumerate(balls.z):
@@ -137,7 +138,9 @@ def loss(estimates: Estimates) -> Dyadic:
         # all classes but one of the largest: S itself would hide e^-100 behind its 1
         counts = [n - (i == top) for i, n in enumerate(row.counts.tolist())]
         log_sum = _sum(n * a.exp() for n, a in zip(counts, args, strict=True) if n and a is not None).log1p()
-        value = _ball(row.total_q) * log_sum + _ball(row.zeta) * (balls.largest + log_sum) ** 2
+        value = _ball(row.total_q) * log_sum
+        if row.zeta:
+            value += _ball(row.zeta) * (balls.largest + log_sum) ** 2
         for q, n, a in zip(row.q, row.counts.tolist(), args, strict=True):
             if q and a is not None:
                 value -= _ball(q) * n * a
@@ -191,6 +194,10 @@ def _evaluation(balls: list[arb]) -> Evaluation:
     rounding_log2 = np.frexp(high)[1] - accuracy
     # What float64 cannot hold as a normal number, or holds to the last bit of its low half, goes another way
     for i in np.flatnonzero(~((np.abs(high) > 1e-250) & (np.abs(accuracy) < 1e5))).tolist():
+        if not balls[i].is_finite():
+            # nothing is known, which no precision of the user's own is too low to say
+            high[i], low[i], rounding_log2[i] = 0.0, 0.0, math.inf
+            continue
         middle = _dyadic(balls[i])
         rounding_log2[i] = math.nextafter(_dyadic(balls[i].rad()).log2(), math.inf)
         bits = abs(middle.man).bit_length()
@@ -204,5 +211,5 @@ def _evaluation(balls: list[arb]) -> Evaluation:
         low=low,
         exponent=exponent,
         rounding_log2=rounding_log2,
-        exact=lambda i: _dyadic(balls[i]),
+        exact=lambda i: _dyadic(balls[i]) if balls[i].is_finite() else Dyadic(0, 0),
     )

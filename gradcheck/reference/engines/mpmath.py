@@ -90,7 +90,10 @@ def _incremental_rounding_log2(estimates: Estimates, plan: Plan) -> Float64:
     moved_units = exp_units * math.expm1(step) + 3 if plain else exp_units + 1
     # |S± − S|/S <= p·(e^step − 1): each term of the series is that much smaller
     gain = -math.log2(math.expm1(step)) - e.p_log2 - 0.1
-    log_units = 4 + np.where(gain > _SERIES_GAIN, 1.1 * plan.precision_bits / np.maximum(gain, 1.0), 0.0)
+    # The innermost node may need the series where the outermost does not
+    innermost = gain + math.log2(stencil.reach) + 0.5
+    terms = plan.precision_bits / np.maximum(gain, _SERIES_GAIN)
+    log_units = 4 + np.where(innermost > _SERIES_GAIN, 1.1 * terms, 0.0)
     heaviest = max(float(np.abs(e.q).max()), abs(e.zeta))
     # per component, divided by 1/h: the part that the division by h magnifies, and the part that it does not
     magnified = stencil.weight * e.weight * (moved_units * math.exp(step) + 1 + log_units) + heaviest * 2.0**-5
