@@ -131,11 +131,6 @@ class Format:
             nearest[place] = self.round(texts[place])
         return self.round_array(nearest)
 
-    def holds(self, values: Float64) -> NDArray[np.bool_]:
-        """Where float64 `values` are values of this format (NaN and infinities are)."""
-        same = self.round_array(values).astype(np.float64) == values
-        return np.asarray(same | np.isnan(values))
-
     def next_up(self, x: float) -> float:
         """The next larger value of the format."""
         return self._next(x, math.inf)
