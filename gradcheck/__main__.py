@@ -6,7 +6,7 @@ import sys
 
 from gradcheck import __version__
 from gradcheck.cli import _streams, app
-from gradcheck.exceptions import GradcheckError
+from gradcheck.exceptions import GradcheckError, visible
 
 EXIT_CANNOT_CHECK = 2
 EXIT_BUG = 70
@@ -21,7 +21,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except GradcheckError as error:
-        print(f"gradcheck: {_visible(str(error))}", file=sys.stderr)
+        print(f"gradcheck: {visible(str(error))}", file=sys.stderr)
         sys.exit(EXIT_CANNOT_CHECK)
     except MemoryError:
         print("gradcheck: out of memory; --rows A:B checks a part of a large file", file=sys.stderr)
@@ -36,11 +36,6 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(EXIT_BUG)
-
-
-def _visible(message: str) -> str:
-    """Control characters in a file's name, or in what it holds, never reach the terminal."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in message)
 
 
 if __name__ == "__main__":

@@ -26,12 +26,6 @@ class Dyadic:
     exp: int
 
     @classmethod
-    def from_float(cls, x: float) -> Dyadic:
-        """Exactly `x`, which must be finite."""
-        numerator, denominator = x.as_integer_ratio()
-        return cls(numerator, 1 - denominator.bit_length())
-
-    @classmethod
     def from_mpf(cls, raw: tuple[int, int, int, int]) -> Dyadic:
         """Exactly the mpmath number whose raw tuple (sign, man, exp, bitcount) is given; it must be finite."""
         sign, man, exp, _ = raw

@@ -6,6 +6,11 @@ import difflib
 from collections.abc import Iterable
 
 
+def visible(text: str) -> str:
+    """Text that came from outside, its control characters escaped: they never reach a terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 class GradcheckError(Exception):
     """Base of everything that the user can cause and mend: one sentence, no traceback, exit code 2."""
 

@@ -110,7 +110,7 @@ def decide(reference: Reference, candidate: Array, limits: Limits) -> Decision:
         judged=int(judged.sum()),
         undecided_rows=np.flatnonzero(undecided.any(axis=1)).tolist(),
         worst=worst,
-        limit_ulps=math.nan if worst is None else float(reference.in_ulps(certain)[worst.row, worst.cls]),
+        limit_ulps=math.nan if worst is None else reference.in_ulps_at(certain, worst.row, worst.cls),
     )
 
 
@@ -174,7 +174,7 @@ def _extreme(
         cls=cls,
         candidate=float(candidate[row, cls]),
         reference=reference.exact(row, cls) if resolved else Dyadic(0, 0),
-        uncertainty_ulp=float(reference.in_ulps(reference.uncertainty)[row, cls]),
+        uncertainty_ulp=reference.in_ulps_at(reference.uncertainty, row, cls),
         ulp=float(ulps[row, cls]),
     )
 

@@ -7,6 +7,7 @@ import math
 from mpmath import libmp
 
 from gradcheck.exact import Dyadic
+from gradcheck.exceptions import visible
 from gradcheck.formats import Format
 
 NOTHING = "-"
@@ -78,4 +79,4 @@ def count(n: int, thing: str) -> str:
 
 def name(text: str) -> str:
     """A name that came from outside, its control characters made visible."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return visible(text)

@@ -244,9 +244,9 @@ def stable_bound(reference: Reference, *, flush: bool = False) -> Float64:
     componentwise); sums after Higham & Mary, SIAM J. Sci. Comput. 41(5), 2019. docs/numerics.md derives it.
     """
     bound = np.zeros(reference.high.shape)
-    for n, (row, inverse) in enumerate(zip(reference.rows, reference.inverse, strict=True)):
-        if row is not None and inverse is not None:
-            bound[n] = _bound(row.estimates, reference.format, row.high, row.unit_log2, flush)[inverse]
+    for n, row in enumerate(reference.rows):
+        if row is not None:
+            bound[n] = _bound(row.estimates, reference.format, row.high, row.unit_log2, flush)[row.inverse]
     return bound
 
 

@@ -82,9 +82,7 @@ def load(
     """
     contents = _read(path, input_format, "--input-format")
     with _naming(path):
-        raw = contents.get("logits", contents.get(LONE))
-        if raw is None:
-            raise InputError(f"holds no array named 'logits' (it has: {_listed(contents)})")
+        raw = _array(contents, "logits")
         if "weight" in contents:
             raise InputError("holds class weights ('weight'), and weighted losses are not supported yet")
         logits, fmt, note = _floats(raw, "logits", formats.named(dtype) if dtype else None, "--dtype")
@@ -109,9 +107,7 @@ def load_labels(path: str, shape: tuple[int, ...], fmt: Format) -> tuple[Array, 
     """Labels for logits of `shape` from a file of their own, and a note if they were cast."""
     contents = _read(path, None)
     with _naming(path):
-        raw = contents.get("labels", contents.get(LONE))
-        if raw is None:
-            raise InputError(f"holds no array named 'labels' (it has: {_listed(contents)})")
+        raw = _array(contents, "labels")
         return _labels(raw, shape, fmt)
 
 
@@ -123,9 +119,7 @@ def load_gradient(path: str, shape: tuple[int, ...], dtype: str | None, fmt: For
     """
     contents = _read(path, None)
     with _naming(path):
-        raw = contents.get("gradient", contents.get(LONE))
-        if raw is None:
-            raise InputError(f"holds no array named 'gradient' (it has: {_listed(contents)})")
+        raw = _array(contents, "gradient")
         return _gradient(raw, shape, dtype, fmt)
 
 
@@ -196,8 +190,12 @@ def _naming(path: str) -> Iterator[None]:
         raise InputError(f"{path}: {error}") from None
 
 
-def _listed(contents: Contents) -> str:
-    return ", ".join(sorted(name for name in contents)[:8]) or "nothing"
+def _array(contents: Contents, name: str) -> Array | Texts:
+    """The array of that name, or the lone one of a file without names."""
+    raw = contents.get(name, contents.get(LONE))
+    if raw is None:
+        raise InputError(f"holds no array named '{name}' (it has: {', '.join(sorted(contents)[:8]) or 'nothing'})")
+    return raw
 
 
 def _floats(raw: Array | Texts, what: str, wanted: Format | None, flag: str) -> tuple[Array, Format, str | None]:
@@ -248,18 +246,18 @@ def _gradient(raw: Array | Texts, shape: tuple[int, ...], dtype: str | None, fmt
 def _labels(raw: Array | Texts, shape: tuple[int, ...], fmt: Format) -> tuple[Array, str | None]:
     """Hard labels (N,) as int64, or soft labels (N, k) in the format's dtype, and a note if they were cast."""
     rows = shape[0]
-    soft = raw.shape == shape or (rows == 1 and raw.shape == shape[1:] and not _whole(raw))
-    if not soft and raw.shape not in ((), (rows,), (rows, 1)):
+    # numbers of the logits' own shape are soft labels, whole or not, unless each row has but one
+    whole = (raw.shape != shape or shape == (rows, 1)) and _whole(raw)
+    by_row = raw.shape in ((), (rows,), (rows, 1))
+    if not whole and (raw.shape == shape or (rows == 1 and raw.shape == shape[1:])):
+        values, _, note = _floats(raw, "labels", fmt, "--dtype")
+        return values.reshape(shape), note
+    if not by_row:
         raise InputError(
             f"labels have shape {raw.shape}; logits of shape {shape} need ({rows},) (a class for each row) "
             f"or {shape} (soft labels)"
         )
-    if raw.shape == (rows, 1) and _whole(raw):
-        soft = False
-    if soft:
-        values, _, note = _floats(raw, "labels", fmt, "--dtype")
-        return values.reshape(shape), note
-    if not _whole(raw):
+    if not whole:
         shown = f"'{raw.cells[0][:40]}', …" if isinstance(raw, Texts) else str(raw.dtype)
         raise InputError(f"labels that name the class of each row must be integers, not {shown}")
     if isinstance(raw, Texts):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -51,10 +51,9 @@ class Settings:
         methods = engines.load(self.engine).METHODS
         if self.method not in methods:
             raise UnknownNameError("method", self.method, methods)
-        if self.digits is not None and not MINIMUM_DIGITS <= self.digits <= int(PRECISION_CAP_BITS * math.log10(2)):
-            raise UsageError(
-                f"--digits {self.digits} is outside {MINIMUM_DIGITS}…{int(PRECISION_CAP_BITS * math.log10(2))}"
-            )
+        most = digits_of(PRECISION_CAP_BITS)
+        if self.digits is not None and not MINIMUM_DIGITS <= self.digits <= most:
+            raise UsageError(f"--digits {self.digits} is outside {MINIMUM_DIGITS}…{most}")
         if self.step_log2 is not None and not -PRECISION_CAP_BITS < self.step_log2 <= 0:
             raise UsageError(f"--step 2^{self.step_log2} is outside 2^{1 - PRECISION_CAP_BITS}…2^0")
 
@@ -88,6 +87,11 @@ class RowReference:
     plan: Plan
     evaluations: int
 
+    @property
+    def inverse(self) -> Int64:
+        """The pair of each class, (k,)."""
+        return self.estimates.row.inverse
+
     @cached_property
     def loss(self) -> Dyadic | float:
         """The row's loss to 30 digits; inf where a class with label weight has logit -inf."""
@@ -120,19 +124,21 @@ class Reference:
     unit_log2: Int64
     uncertainty: Float64
     judged: NDArray[np.bool_]
-    inverse: tuple[Int64 | None, ...] = field(repr=False)
 
     def exact(self, row: int, cls: int) -> Dyadic:
         """The reference of one component, to all its digits."""
-        reference, inverse = self.rows[row], self.inverse[row]
-        if reference is None or inverse is None:
-            return Dyadic(0, 0)
-        return reference.evaluation.exact(int(inverse[cls]))
+        reference = self.rows[row]
+        return Dyadic(0, 0) if reference is None else reference.evaluation.exact(int(reference.inverse[cls]))
 
     def in_ulps(self, values: Float64) -> Float64:
         """Values in units, (N, k), as ulps (the smaller, where two are possible); inf past 2^1024 of them."""
         with np.errstate(over="ignore"):
             return np.ldexp(values, (self.unit_log2 - self.ulp_log2).astype(np.int32))
+
+    def in_ulps_at(self, values: Float64, row: int, cls: int) -> float:
+        """One component of `in_ulps`, without the others."""
+        with np.errstate(over="ignore"):
+            return float(np.ldexp(values[row, cls], int(self.unit_log2[row, cls] - self.ulp_log2[row, cls])))
 
     @property
     def plans(self) -> list[Plan]:
@@ -284,14 +290,13 @@ def _row_reference(
 
 def _assemble(problem: Problem, fmt: Format, settings: Settings, rows: list[RowReference | None]) -> Reference:
     shape = (problem.rows, problem.classes)
-    inverse = tuple(None if row is None else row.inverse for row in problem.distinct)
 
     def spread(name: str, nothing: float, dtype: type[np.generic]) -> Any:
         """One attribute of every row, from distinct pairs to classes; `nothing` where a row has none."""
         whole = np.full(shape, nothing, dtype=dtype)
-        for n, (row, places) in enumerate(zip(rows, inverse, strict=True)):
+        for n, row in enumerate(rows):
             if row is not None:
-                whole[n] = getattr(row, name)[places]
+                whole[n] = getattr(row, name)[row.inverse]
         return whole
 
     return Reference(
@@ -305,5 +310,4 @@ def _assemble(problem: Problem, fmt: Format, settings: Settings, rows: list[RowR
         unit_log2=spread("unit_log2", max(fmt.subnormal_log2, SMALLEST_UNIT_LOG2), np.int64),
         uncertainty=spread("uncertainty", 0, np.float64),
         judged=problem.status != RowStatus.UNDEFINED,
-        inverse=inverse,
     )

@@ -44,6 +44,13 @@ def flint_leaves_no_trace() -> Iterator[None]:
     assert ctx.prec == before
 
 
+def assert_within_claim(row: reference.RowReference) -> None:
+    """Every value of a row differs from the closed form by no more than its uncertainty."""
+    for i, value in enumerate(closed_form.gradient(row.estimates.row)):
+        error = abs(to_fraction(row.evaluation.exact(i)) - value) / Fraction(2) ** int(row.unit_log2[i])
+        assert error <= Fraction(float(row.uncertainty[i]))
+
+
 # --- stencils --------------------------------------------------------------------------------------------------
 
 
@@ -153,9 +160,7 @@ def test_every_term_of_the_loss(settings: Settings, method: str) -> None:
                     continue
                 row = dataclasses.replace(make_problem([logits], [labels]).terms.row(0), **options)
                 found = reference._row(estimate(row), named("float64"), settings)
-                for i, value in enumerate(closed_form.gradient(row)):
-                    error = abs(to_fraction(found.evaluation.exact(i)) - value) / Fraction(2) ** int(found.unit_log2[i])
-                    assert error <= Fraction(float(found.uncertainty[i]))
+                assert_within_claim(found)
 
 
 def test_losses_agree() -> None:
@@ -182,9 +187,7 @@ def test_labels_equal_to_softmax_end_decided(engine: str) -> None:
         (row,) = exact.rows
         assert row is not None
         assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-TARGET_BITS
-        for i, value in enumerate(closed_form.gradient(row.estimates.row)):
-            error = abs(to_fraction(row.evaluation.exact(i)) - value) / Fraction(2) ** int(row.unit_log2[i])
-            assert error <= Fraction(float(row.uncertainty[i]))
+        assert_within_claim(row)
 
 
 # --- mistakes, each caught by its own test ---------------------------------------------------------------------
@@ -298,9 +301,7 @@ def test_a_heavy_label_on_a_class_that_underflows(engine: str, order: int) -> No
         (row,) = exact.rows
         assert row is not None
         assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-TARGET_BITS
-        for i, value in enumerate(closed_form.gradient(row.estimates.row)):
-            error = abs(to_fraction(row.evaluation.exact(i)) - value) / Fraction(2) ** int(row.unit_log2[i])
-            assert error <= Fraction(float(row.uncertainty[i]))
+        assert_within_claim(row)
 
 
 @pytest.mark.parametrize("settings", WAYS, ids=lambda way: f"{way.engine}-{way.order}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,18 @@ class Evaluation:
     exponent: Int64
     rounding_log2: Float64
     exact: Callable[[int], Dyadic]
+
+
+def cut(value: Dyadic) -> tuple[float, float, int]:
+    """An exact value as (high + low)·2^exponent: its first 53 bits, the next 53, and the power of two."""
+    size = abs(value.man)
+    dropped = max(0, size.bit_length() - 53)
+    head = size >> dropped
+    tail = size - (head << dropped)
+    rest = max(0, tail.bit_length() - 53)
+    sign = -1.0 if value.man < 0 else 1.0
+    low = math.ldexp(float(tail >> rest), max(rest - dropped, -1000))
+    return sign * float(head), sign * low, min(max(value.exp + dropped, -(2**40)), 2**40)
 
 
 class Engine(Protocol):

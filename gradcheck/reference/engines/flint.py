@@ -18,7 +18,7 @@ from flint import arb, ctx, fmpq
 from gradcheck.estimates import Estimates
 from gradcheck.exact import Dyadic
 from gradcheck.problem import Row
-from gradcheck.reference.engines import Evaluation
+from gradcheck.reference.engines import Evaluation, cut
 from gradcheck.reference.rule import Plan
 
 CERTIFIED = True
@@ -198,14 +198,8 @@ def _evaluation(balls: list[arb]) -> Evaluation:
             # nothing is known, which no precision of the user's own is too low to say
             high[i], low[i], rounding_log2[i] = 0.0, 0.0, math.inf
             continue
-        middle = _dyadic(balls[i])
         rounding_log2[i] = math.nextafter(_dyadic(balls[i].rad()).log2(), math.inf)
-        bits = abs(middle.man).bit_length()
-        cut = max(0, bits - 53)
-        sign = -1 if middle.man < 0 else 1
-        head = abs(middle.man) >> cut
-        high[i], exponent[i] = float(sign * head), max(-(2**40), middle.exp + cut)
-        low[i] = float(Fraction(sign * (abs(middle.man) - (head << cut)), 1 << cut))
+        high[i], low[i], exponent[i] = cut(_dyadic(balls[i]))
     return Evaluation(
         high=high,
         low=low,

@@ -34,7 +34,7 @@ from gradcheck.estimates import Estimates
 from gradcheck.exact import Dyadic
 from gradcheck.formats import Float64
 from gradcheck.problem import Row
-from gradcheck.reference.engines import Evaluation
+from gradcheck.reference.engines import Evaluation, cut
 from gradcheck.reference.rule import Plan
 
 CERTIFIED = False
@@ -310,20 +310,11 @@ def _fixed_log(total: int, bits: int) -> _Raw:
 
 def _evaluation(values: list[Dyadic], rounding_log2: Float64) -> Evaluation:
     """The values cut into two float64 and a power of two."""
-    highs, lows, exponents = [], [], []
-    for value in values:
-        size = abs(value.man)
-        cut = max(0, size.bit_length() - 53)
-        tail = size - ((head := size >> cut) << cut)
-        drop = max(0, tail.bit_length() - 53)
-        sign = -1.0 if value.man < 0 else 1.0
-        highs.append(sign * float(head))
-        lows.append(sign * math.ldexp(tail >> drop, max(drop - cut, -1000)))
-        exponents.append(value.exp + cut)
+    high, low, exponent = zip(*map(cut, values), strict=True)
     return Evaluation(
-        high=np.array(highs),
-        low=np.array(lows),
-        exponent=np.clip(np.array(exponents, dtype=object), -(2**40), 2**40).astype(np.int64),
+        high=np.array(high),
+        low=np.array(low),
+        exponent=np.array(exponent, dtype=np.int64),
         rounding_log2=rounding_log2,
         exact=values.__getitem__,
     )
