@@ -75,7 +75,7 @@ class Row:
 
     Attributes:
         logits: the m distinct pairs' logits, exact, ascending.
-        weights: the distinct label weights, exact.
+        weights: the distinct label weights, exact, in no order; one may be that of no pair.
         weight_of: which of them each pair has, (m,).
         counts: how many classes share each pair, (m,).
         inverse: the pair of each class, (k,).
@@ -133,7 +133,7 @@ class Terms:
     """The canonical loss of a whole problem; options replace fields of it.
 
     Attributes:
-        logits: (N, k), exact in float64.
+        logits: (N, k), in the problem's dtype.
         hard: class of each row, (N,), or None.
         soft: label weights, (N, k), exact in float64, or None; one of the two is given.
         kept: rows that are not ignored, (N,).
@@ -141,7 +141,7 @@ class Terms:
         empty_loss: the loss where no row is kept.
     """
 
-    logits: Float64
+    logits: Array
     hard: Int64 | None
     soft: Float64 | None
     kept: NDArray[np.bool_]
@@ -163,33 +163,32 @@ class Terms:
 
     def row(self, n: int) -> Row:
         """Row `n`; its logits must be defined."""
-        logits = self.logits[n] + 0.0  # which makes -0 and 0 the same logit
         if self.soft is not None:
-            # a complex number is a pair that np.unique sorts
+            # a complex number is a pair that np.unique sorts; adding 0 makes -0 and 0 the same logit
+            logits = self.logits[n].astype(np.float64) + 0.0
             pairs, inverse, counts = np.unique(logits + 1j * self.soft[n], return_inverse=True, return_counts=True)
-            values, labels = pairs.real.copy(), pairs.imag
+            values = pairs.real.copy()
+            weights, weight_of = np.unique(pairs.imag, return_inverse=True)
         else:
-            values, inverse, counts = np.unique(logits, return_inverse=True, return_counts=True)
-            labels = np.zeros(len(values))
-            if self.hard is not None:
-                label = int(self.hard[n])
-                place = int(inverse[label])
-                if counts[place] > 1:
-                    # the label's class leaves those that share its logit, for a pair of its own behind theirs
-                    counts[place] -= 1
-                    place += 1
-                    values, labels = np.insert(values, place, logits[label]), np.insert(labels, place, 0.0)
-                    counts = np.insert(counts, place, 1)
-                    inverse = inverse + (inverse >= place)
-                    inverse[label] = place
-                labels[place] = 1.0
-        weights, weight_of = np.unique(labels, return_inverse=True)
+            assert self.hard is not None
+            values, inverse, counts = _distinct(self.logits[n])
+            label = int(self.hard[n])
+            place = int(inverse[label])
+            if counts[place] > 1:
+                # the label's class leaves those that share its logit, for a pair of its own behind theirs
+                counts[place] -= 1
+                place += 1
+                values, counts = np.insert(values, place, values[place - 1]), np.insert(counts, place, 1)
+                inverse += inverse >= place
+                inverse[label] = place
+            weights, weight_of = np.array([0.0, 1.0]), np.zeros(len(values), dtype=np.int64)
+            weight_of[place] = 1
         return Row(
             logits=values,
             weights=tuple(Fraction(weight) for weight in weights.tolist()),
             weight_of=weight_of.reshape(-1).astype(np.int64),
-            counts=counts.astype(np.int64),
-            inverse=inverse.reshape(-1).astype(np.int64),
+            counts=counts,
+            inverse=inverse.reshape(-1),
             scale=self.scale,
             zeta=self.zeta,
             temperature=self.temperature,
@@ -263,7 +262,7 @@ class Problem:
         """The loss in canonical terms; labels of ignored rows are 0."""
         is_hard = self.labels.ndim == 1
         terms = Terms(
-            logits=self.logits.astype(np.float64),
+            logits=self.logits,
             hard=self.labels if is_hard else None,
             soft=None if is_hard else self.labels.astype(np.float64),
             kept=np.ones(self.rows, dtype=np.bool_),
@@ -277,7 +276,8 @@ class Problem:
     def status(self) -> Int64:
         """The `RowStatus` of each row, (N,); ignored wins over undefined."""
         logits = self.terms.logits
-        defined = ~np.isnan(logits).any(axis=1) & (logits.max(axis=1) < np.inf) & (logits.max(axis=1) > -np.inf)
+        # NaN is not below infinity
+        defined = (logits < np.inf).all(axis=1) & (logits > -np.inf).any(axis=1)
         status = np.where(defined, RowStatus.JUDGED, RowStatus.UNDEFINED)
         return np.where(self.terms.kept, status, RowStatus.IGNORED).astype(np.int64)
 
@@ -285,6 +285,26 @@ class Problem:
     def distinct(self) -> tuple[Row | None, ...]:
         """Each row in canonical terms; None where it is ignored or undefined."""
         return tuple(self.terms.row(n) if status == RowStatus.JUDGED else None for n, status in enumerate(self.status))
+
+
+_FEW = 2**12
+"""Logits of a row up to which sorting them is quicker than counting bit patterns."""
+
+
+def _distinct(logits: Array) -> tuple[Float64, Int64, Int64]:
+    """The distinct values, ascending, of which -0 and 0 are one; which each logit is; how many logits each is."""
+    if logits.itemsize > 2 or logits.size <= _FEW:
+        values, inverse, counts = np.unique(logits.astype(np.float64) + 0.0, return_inverse=True, return_counts=True)
+        return values, inverse, counts
+    # 16 bits have 65,536 patterns: to count them is quicker than to sort
+    bits = logits.view(np.uint16)
+    found = np.bincount(bits, minlength=2**16)
+    patterns = np.flatnonzero(found != 0)
+    own = patterns.astype(np.uint16).view(logits.dtype).astype(np.float64) + 0.0
+    values, place = np.unique(own, return_inverse=True)
+    place_of = np.zeros(2**16, dtype=np.int64)
+    place_of[patterns] = place
+    return values, place_of.take(bits), np.bincount(place, found[patterns]).astype(np.int64)
 
 
 def _check_labels(terms: Terms) -> None:

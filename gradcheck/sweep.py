@@ -167,7 +167,7 @@ def _differences(
 def _float64(problem: Problem, row: int, cls: int, shape: Stencil, step: float) -> float:
     """The difference as gradient checkers take it: a stable loss, in double precision throughout."""
     terms = problem.terms
-    logits = terms.logits[row]
+    logits = terms.logits[row].astype(np.float64)
     labels = np.zeros(len(logits)) if terms.soft is None else terms.soft[row]
     if terms.hard is not None:
         labels[terms.hard[row]] = 1.0

@@ -296,7 +296,7 @@ def _assemble(problem: Problem, fmt: Format, settings: Settings, rows: list[RowR
         whole = np.full(shape, nothing, dtype=dtype)
         for n, row in enumerate(rows):
             if row is not None:
-                whole[n] = getattr(row, name)[row.inverse]
+                getattr(row, name).take(row.inverse, out=whole[n], mode="clip")  # no place is out of range
         return whole
 
     return Reference(
