@@ -24,7 +24,7 @@ import numpy as np
 from gradcheck import reference, tolerances
 from gradcheck.candidates import shifted
 from gradcheck.formats import Format, named
-from gradcheck.metrics import decide, measure
+from gradcheck.metrics import Comparison, decide, measure
 from gradcheck.problem import Problem
 from gradcheck.reference import Settings
 
@@ -58,8 +58,9 @@ def ours(problem: Problem, engine: str, order: int = 2) -> Callable[[], Any]:
         # a new problem, because one remembers its rows
         again = Problem(logits=problem.logits, labels=problem.labels, format=problem.format)
         exact = reference.compute(again, again.format, Settings(engine=engine, order=order))
-        decide(exact, gradient, tolerance.limits(exact))
-        measure(again, exact, gradient, flush=False)
+        limits, comparison = tolerance.limits(exact), Comparison(exact, gradient)
+        decide(comparison, limits)
+        measure(again, comparison, limits)
 
     return run
 

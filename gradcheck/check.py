@@ -13,12 +13,12 @@ from gradcheck.candidates import Candidate
 from gradcheck.exact import Dyadic, total
 from gradcheck.exceptions import InputError, NotApplicableError
 from gradcheck.formats import Array, Format
-from gradcheck.metrics import Decision, decide, measure
+from gradcheck.metrics import Comparison, Decision, decide, measure
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import Reference, engines
 from gradcheck.reference.rule import SHARPEST_TARGET_BITS
 from gradcheck.results import Crashed, Judged, Outcome, ReferenceFacts, Result, Skipped, Sufficient, Verdict
-from gradcheck.tolerances import Tolerance
+from gradcheck.tolerances import Stable, Tolerance
 
 
 def check(
@@ -86,15 +86,19 @@ def _judge(
     if gradient.shape != problem.logits.shape:
         shape = f"the gradient has shape {gradient.shape}, the logits {problem.logits.shape}"
         return Crashed(reason=shape), exact
-    decision = decide(exact, gradient, tolerance.limits(exact))
+    stable = Stable(flush=flush)
+    bound, comparison = stable.limits(exact), Comparison(exact, gradient)
+    decision = decide(comparison, bound if tolerance == stable else tolerance.limits(exact))
     sufficient = None
     if not exact.settings.fixed:
-        decision, exact = _sharpen(problem, gradient, exact, tolerance, decision)
+        decision, sharper = _sharpen(problem, gradient, exact, tolerance, decision)
+        if sharper is not exact:
+            exact, bound, comparison = sharper, stable.limits(sharper), Comparison(sharper, gradient)
     elif _verdict(decision) is Verdict.INCONCLUSIVE:
         sufficient = _sufficient(problem, gradient, exact, tolerance)
     outcome = Judged(
         verdict=_verdict(decision),
-        measures=measure(problem, exact, gradient, flush=flush),
+        measures=measure(problem, comparison, bound),
         decision=decision,
         reference=_facts(exact),
         loss=_loss(problem, exact),
@@ -111,7 +115,7 @@ def _sharpen(
     while decision.undecided_rows and not decision.failed and target_bits < SHARPEST_TARGET_BITS:
         target_bits *= 2
         exact = reference.refine(problem, exact, decision.undecided_rows, target_bits)
-        decision = decide(exact, gradient, tolerance.limits(exact))
+        decision = decide(Comparison(exact, gradient), tolerance.limits(exact))
     return decision, exact
 
 
@@ -119,7 +123,7 @@ def _sufficient(problem: Problem, gradient: Array, exact: Reference, tolerance: 
     """The digits and step that decide what the user's own do not: those that the program itself would take."""
     settings = dataclasses.replace(exact.settings, digits=None, step_log2=None)
     free = reference.compute(problem, exact.format, settings)
-    decision = decide(free, gradient, tolerance.limits(free))
+    decision = decide(Comparison(free, gradient), tolerance.limits(free))
     decision, free = _sharpen(problem, gradient, free, tolerance, decision)
     if _verdict(decision) is Verdict.INCONCLUSIVE:
         return None

@@ -54,7 +54,7 @@ class Estimates:
 
     def times_p(self, factor: float) -> Float64:
         """factor·p, even where p underflows and the product does not."""
-        return _times_p(self.p_log2, np.full(len(self.p_log2), factor))
+        return _times_p(self.p_log2, factor)
 
     def p_in_units(self, unit_log2: Int64) -> Float64:
         """p / 2^`unit_log2` even where p itself underflows."""
@@ -130,8 +130,8 @@ def _others_log2(delta: Float64, counts: Int64, top: int) -> float:
     return (math.log(total) - nearest) / math.log(2)
 
 
-def _times_p(p_log2: Float64, factors: Float64) -> Float64:
-    return np.exp2(p_log2 + np.log2(factors))
+def _times_p(p_log2: Float64, factors: Float64 | float) -> Float64:
+    return np.asarray(np.exp2(p_log2 + np.log2(factors)))
 
 
 def in_units(values: Array, unit_log2: Int64) -> Float64:
@@ -142,4 +142,4 @@ def in_units(values: Array, unit_log2: Int64) -> Float64:
 
 def ulp_log2_of(fmt: Format, values: Float64) -> Int64:
     """log2 of the ulp of float64 estimates in a gradient format; overflowing ones count as the largest finite value."""
-    return fmt.ulp_log2(np.clip(np.nan_to_num(values), -fmt.max, fmt.max))
+    return fmt.ulp_log2(np.where(np.isnan(values), 0.0, np.minimum(np.abs(values), fmt.max)))

@@ -10,14 +10,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradcheck.estimates import in_units
 from gradcheck.exact import Dyadic
 from gradcheck.formats import Array, Float64
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import Reference
-from gradcheck.tolerances import Limits, label_sum_error, softmax_roundings, stable_bound, summing_roundoff
+from gradcheck.tolerances import Limits, label_sum_error, softmax_roundings, summing_roundoff
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,30 +80,63 @@ class Decision:
     limit_ulps: float
 
 
-@np.errstate(all="ignore")
-def errors_in_units(reference: Reference, candidate: Array) -> Float64:
-    """|c − g| of every component in the reference's units, (N, k); inf for a component that is not finite."""
-    values = candidate.astype(np.float64)
-    finite = np.isfinite(values)
-    scaled = in_units(np.where(finite, values, 0.0), reference.unit_log2)
-    return np.where(finite, np.abs((scaled - reference.high) - reference.low), np.inf)
+class Comparison:
+    """A gradient beside its reference, component by component, (N, k).
+
+    Attributes:
+        values: the candidate in float64.
+        errors: |c − g| in the reference's units; inf for a component that is not finite.
+        ulps: the same in ulps.
+        judged: False in undefined rows.
+    """
+
+    @np.errstate(all="ignore")
+    def __init__(self, reference: Reference, candidate: Array) -> None:
+        self.reference = reference
+        self.values: Float64 = candidate.astype(np.float64)
+        finite = np.isfinite(self.values)
+        scaled = in_units(np.where(finite, self.values, 0.0), reference.unit_log2)
+        self.errors: Float64 = np.where(finite, np.abs((scaled - reference.high) - reference.low), np.inf)
+        self.ulps = reference.in_ulps(self.errors)
+        self.judged = np.broadcast_to(reference.judged[:, None], self.errors.shape)
+
+    def worst(self, metric: Float64) -> Extreme | None:
+        """The largest value of a metric, (N, k), among the judged components; None where there are none."""
+        reference = self.reference
+        if not self.judged.any():
+            return None
+        seen = np.where(self.judged, metric, -1.0)
+        largest = float(seen.max())
+        # Among equals (often infinite) the largest error is the one to show
+        places = np.flatnonzero(seen == largest)
+        place = int(places[np.argmax(self.ulps.ravel()[places])])
+        row, cls = divmod(place, metric.shape[1])
+        resolved = abs(reference.high[row, cls]) > reference.uncertainty[row, cls]
+        return Extreme(
+            value=largest,
+            row=row,
+            cls=cls,
+            candidate=float(self.values[row, cls]),
+            reference=reference.exact(row, cls) if resolved else Dyadic(0, 0),
+            uncertainty_ulp=reference.in_ulps_at(reference.uncertainty, row, cls),
+            ulp=float(self.ulps[row, cls]),
+        )
 
 
 @np.errstate(all="ignore")
-def decide(reference: Reference, candidate: Array, limits: Limits) -> Decision:
+def decide(comparison: Comparison, limits: Limits) -> Decision:
     """Compares every judged component with its limit, the reference's uncertainty taken into account."""
-    errors = errors_in_units(reference, candidate)
+    reference, errors, judged = comparison.reference, comparison.errors, comparison.judged
     slack = reference.uncertainty
-    judged = np.broadcast_to(reference.judged[:, None], errors.shape)
     # An infinite error, NaN's among them, passes no limit, not even one that overflows
     certain, possible = (np.minimum(limit, np.finfo(np.float64).max) for limit in (limits.certain, limits.possible))
     # 2^-50 covers the rounding of the error and of the limit themselves
     passed = (errors + slack) * (1 + 2.0**-50) <= certain
     failed = errors * (1 - 2.0**-50) - slack > possible
     passed |= (errors == 0) & (slack == 0)
-    failed |= ~np.isfinite(candidate.astype(np.float64))
+    failed |= ~np.isfinite(comparison.values)
     undecided = judged & ~passed & ~failed
-    worst = _extreme(reference, candidate, reference.in_ulps(errors), _ratio(errors, certain), judged)
+    worst = comparison.worst(_ratio(errors, certain))
     return Decision(
         failed=int((failed & judged).sum()),
         judged=int(judged.sum()),
@@ -115,14 +147,13 @@ def decide(reference: Reference, candidate: Array, limits: Limits) -> Decision:
 
 
 @np.errstate(all="ignore")
-def measure(problem: Problem, reference: Reference, candidate: Array, *, flush: bool) -> Measures:
-    """All metrics of a gradient of shape (N, k), whatever the tolerance."""
-    values = candidate.astype(np.float64)
-    errors = errors_in_units(reference, candidate)
-    judged = np.broadcast_to(reference.judged[:, None], errors.shape)
-    status = problem.status[:, None]
+def measure(problem: Problem, comparison: Comparison, bound: Limits) -> Measures:
+    """All metrics of a gradient, whatever the tolerance; `bound` is what `stable` allows."""
+    reference, values, errors = comparison.reference, comparison.values, comparison.errors
+    judged, status = comparison.judged, problem.status[:, None]
     exact = reference.high
-    resolved = np.abs(exact) > reference.uncertainty
+    size = np.abs(exact)
+    resolved = size > reference.uncertainty
     top = reference.unit_log2.max(axis=1, keepdims=True)
     shift = (reference.unit_log2 - top).astype(np.int32)
     absolute = np.ldexp(errors, reference.unit_log2.astype(np.int32))
@@ -130,21 +161,19 @@ def measure(problem: Problem, reference: Reference, candidate: Array, *, flush: 
     absolute = np.where(np.isinf(errors) & np.isfinite(values), np.abs(values), absolute)
     # What cannot be told from 0, in the reference and in the candidate, is 0 in both
     visible = np.where(resolved | (errors > 2 * reference.uncertainty), errors, 0.0)
-    largest = np.ldexp(np.abs(exact), shift).max(axis=1, keepdims=True)
-    norm = _ratio(np.ldexp(visible, shift), np.broadcast_to(largest, errors.shape))
-    ulps = reference.in_ulps(errors)
+    largest = np.ldexp(size, shift).max(axis=1, keepdims=True)
     metrics = {
         "abs": absolute,
-        "rel": _ratio(visible, np.abs(exact)),
-        "ulp": ulps,
-        "norm": norm,
-        "bound": _ratio(errors, stable_bound(reference, flush=flush)),
+        "rel": _ratio(visible, size),
+        "ulp": comparison.ulps,
+        "norm": _ratio(np.ldexp(visible, shift), largest),
+        "bound": _ratio(errors, bound.certain),
     }
     return Measures(
-        extremes={name: _extreme(reference, candidate, ulps, metric, judged) for name, metric in metrics.items()},
+        extremes={name: comparison.worst(metric) for name, metric in metrics.items()},
         nonfinite=int((judged & ~np.isfinite(values)).sum()),
         wrong_sign=int((judged & resolved & (np.sign(values) * np.sign(exact) < 0)).sum()),
-        flushed=int((judged & (values == 0) & (reference.in_ulps(np.abs(exact)) > 0.5)).sum()),
+        flushed=int((judged & (values == 0) & (reference.in_ulps(size) > 0.5)).sum()),
         ignored_nonzero=int(((status == RowStatus.IGNORED) & (values != 0)).sum()),
         total=_total(reference, values),
         undefined_rows=int((status == RowStatus.UNDEFINED).sum()),
@@ -156,27 +185,6 @@ def _ratio(errors: Float64, limits: Float64) -> Float64:
     """errors/limits, where 0/0 is 0: nothing is allowed and nothing is wrong."""
     ratio = errors / limits
     return np.where(errors == 0, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
-
-
-def _extreme(
-    reference: Reference, candidate: Array, ulps: Float64, metric: Float64, judged: NDArray[np.bool_]
-) -> Extreme | None:
-    if not judged.any():
-        return None
-    largest = float(metric[judged].max())
-    # Among equals (often infinite) the largest error is the one to show
-    place = int(np.argmax(np.where(judged & (metric == largest), ulps, -1.0)))
-    row, cls = divmod(place, metric.shape[1])
-    resolved = abs(reference.high[row, cls]) > reference.uncertainty[row, cls]
-    return Extreme(
-        value=largest,
-        row=row,
-        cls=cls,
-        candidate=float(candidate[row, cls]),
-        reference=reference.exact(row, cls) if resolved else Dyadic(0, 0),
-        uncertainty_ulp=reference.in_ulps_at(reference.uncertainty, row, cls),
-        ulp=float(ulps[row, cls]),
-    )
 
 
 def _total(reference: Reference, values: Float64) -> float | None:
@@ -195,7 +203,7 @@ def _total(reference: Reference, values: Float64) -> float | None:
         due = 2 * e.scale * e.zeta * (e.largest + e.log_sum) / e.temperature if e.zeta else 0.0
         rounding = e.p * e.weight * u * softmax_roundings(e) + 4 * u * np.abs(e.q) + 2 * u * np.abs(e.inner)
         shared = e.row.counts * np.maximum(e.scale * e.slope * rounding, fmt.smallest_subnormal)
-        _, group = np.unique(e.row.logits, return_inverse=True)
+        group = np.cumsum(np.diff(e.row.logits, prepend=e.row.logits[0]) != 0)  # pairs are sorted
         apart = 4 * math.sqrt(float((np.bincount(group, shared) ** 2).sum()))
         common = e.weight * (16 * summing_roundoff(fmt) + 2 * u * e.log_sum) + label_sum_error(e, fmt)
         allowed = apart + e.scale / e.temperature * common

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import cache
 from types import ModuleType
 
 from gradcheck.exceptions import UnknownNameError
@@ -11,7 +12,13 @@ from gradcheck.exceptions import UnknownNameError
 
 def names(folder: ModuleType) -> list[str]:
     """The public names in a package: its modules that do not begin with an underscore, sorted."""
-    return sorted(found.name for found in pkgutil.iter_modules(folder.__path__) if not found.name.startswith("_"))
+    return list(_names(folder))
+
+
+@cache
+def _names(folder: ModuleType) -> tuple[str, ...]:
+    # read once: some names are asked for again with every row
+    return tuple(sorted(found.name for found in pkgutil.iter_modules(folder.__path__) if found.name[0] != "_"))
 
 
 def load(folder: ModuleType, kind: str, name: str) -> ModuleType:

@@ -109,7 +109,9 @@ class Row:
     @cached_property
     def total_q(self) -> Fraction:
         """W = Σ q over all classes."""
-        return sum((weight * n for weight, n in zip(self.weights, self._classes_of, strict=True)), Fraction(0))
+        return sum(
+            (weight * n for weight, n in zip(self.weights, self._classes_of, strict=True) if weight), Fraction(0)
+        )
 
     @cached_property
     def one_hot(self) -> bool:
@@ -125,7 +127,9 @@ class Row:
     @cached_property
     def _classes_of(self) -> list[int]:
         """How many classes have each label weight."""
-        return [int(self.counts[self.weight_of == i].sum()) for i in range(len(self.weights))]
+        # whole numbers below 2^53, which float64 sums exactly
+        sums = np.bincount(self.weight_of, self.counts, minlength=len(self.weights))
+        return [int(n) for n in sums.tolist()]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

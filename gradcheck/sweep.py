@@ -21,7 +21,7 @@ from gradcheck.exceptions import InputError
 from gradcheck.formats import Format
 from gradcheck.problem import Problem
 from gradcheck.reference import RowReference, engines
-from gradcheck.reference.rule import TARGET_BITS, Plan, plan, truncation_log2
+from gradcheck.reference.rule import TARGET_BITS, Plan, derivative_log2, plan, truncation_log2
 from gradcheck.reference.stencils import ORDERS, Stencil, stencil
 
 FLOAT64 = "float64"
@@ -120,13 +120,13 @@ def sweep(problem: Problem, *, case: str, row: int = 0, cls: int | None = None, 
         cls=cls,
         value=value,
         points=tuple(points),
-        chosen=tuple(_choice(problem.format, found, pair, order) for order in ORDERS),
+        chosen=tuple(_choice(problem.format, found, pair, order, engine) for order in ORDERS),
     )
 
 
-def _choice(fmt: Format, found: RowReference, pair: int, order: int) -> Choice:
+def _choice(fmt: Format, found: RowReference, pair: int, order: int, engine: str) -> Choice:
     picked = plan(found.estimates, fmt, found.ulp_log2, stencil(order), TARGET_BITS)
-    evaluation = engines.load(found.settings.engine).METHODS["incremental"](found.estimates, picked)
+    evaluation = engines.load(engine).METHODS["incremental"](found.estimates, picked)
     ulp_log2 = float(found.ulp_log2[pair])
     return Choice(
         plan=picked,
@@ -145,8 +145,10 @@ def _differences(
     for digits in DIGITS:
         by_order: dict[tuple[int, int], Fraction] = {}
         for order in ORDERS:
+            shape = stencil(order)
+            bits, bound_log2 = math.ceil(digits * math.log2(10)), derivative_log2(estimates, shape)
             for depth in range(_DEEPEST + 1):
-                used = Plan(stencil=stencil(order), step_log2=-depth, precision_bits=math.ceil(digits * math.log2(10)))
+                used = Plan(stencil=shape, step_log2=-depth, precision_bits=bits, derivative_log2=bound_log2)
                 evaluation = evaluate(estimates, used)
                 by_order[order, depth] = to_fraction(evaluation.exact(pair))
                 parts = (

@@ -13,7 +13,8 @@ from gradcheck import cases, reference, tolerances
 from gradcheck.exact import to_fraction
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import Format, named
-from gradcheck.metrics import Decision, decide, measure
+from gradcheck.metrics import Comparison, Decision, Measures, decide, measure
+from gradcheck.problem import Problem
 from gradcheck.reference import Reference, Settings
 from tests.conftest import EVERY_FORMAT, make_problem
 
@@ -28,7 +29,11 @@ def sound(problem: Any, target_bits: int = 10) -> tuple[Reference, Any]:
 
 
 def decided(exact: Reference, gradient: Any, tolerance: str, *, flush: bool = False) -> Decision:
-    return decide(exact, gradient, tolerances.parse(tolerance, flush=flush).limits(exact))
+    return decide(Comparison(exact, gradient), tolerances.parse(tolerance, flush=flush).limits(exact))
+
+
+def measured(problem: Problem, exact: Reference, gradient: Any) -> Measures:
+    return measure(problem, Comparison(exact, gradient), tolerances.Stable().limits(exact))
 
 
 @each_format
@@ -37,7 +42,7 @@ def test_metrics_against_rational_arithmetic(fmt: Format) -> None:
     exact, gradient = sound(problem)
     rng = np.random.default_rng(0)
     wrong = fmt.round_array(gradient.astype(np.float64) * (1 + rng.normal(size=gradient.shape) * 0.01))
-    measures = measure(problem, exact, wrong, flush=False)
+    measures = measured(problem, exact, wrong)
     expected: dict[str, float] = dict.fromkeys(("abs", "rel", "ulp"), 0.0)
     norms: list[Fraction] = []
     for n in range(problem.rows):
@@ -60,11 +65,7 @@ def test_the_metrics_of_one_component_by_hand() -> None:
     problem = make_problem([[0.0, 0.0]], [1], "float32")
     exact, gradient = sound(problem)
     gradient[0, 0] = 0.5 + 2.0**-10
-    found = {
-        name: extreme.value
-        for name, extreme in measure(problem, exact, gradient, flush=False).extremes.items()
-        if extreme
-    }
+    found = {name: extreme.value for name, extreme in measured(problem, exact, gradient).extremes.items() if extreme}
     assert found["abs"] == pytest.approx(2.0**-10, rel=1e-9)
     assert found["rel"] == pytest.approx(2.0**-9, rel=1e-9)
     assert found["norm"] == pytest.approx(2.0**-9, rel=1e-9)
@@ -163,13 +164,13 @@ def test_flags() -> None:
         [[0.0, 0.0, 1.0], [1.0, 2.0, 3.0], [math.nan, 0.0, 0.0]], [0, -100, 0], "float32", ["ignore_index=-100"]
     )
     exact, gradient = sound(problem)
-    clean = measure(problem, exact, gradient, flush=False)
+    clean = measured(problem, exact, gradient)
     assert (clean.nonfinite, clean.wrong_sign, clean.flushed, clean.ignored_nonzero) == (0, 0, 0, 0)
     assert clean.undefined_rows == 1
     gradient[0] = [math.nan, 0.0, -gradient[0, 2]]
     gradient[1] = [1e-30, 0.0, math.nan]
     gradient[2] = [math.nan, math.inf, 5.0]
-    found = measure(problem, exact, gradient, flush=False)
+    found = measured(problem, exact, gradient)
     assert (found.nonfinite, found.wrong_sign, found.flushed, found.ignored_nonzero) == (2, 1, 1, 2)
     for tolerance in ("stable", "ulp:1e300", "abs:1e300", "torch"):
         decision = decided(exact, gradient, tolerance)
@@ -192,11 +193,11 @@ def test_total_sees_what_no_component_shows() -> None:
         p[0, label] -= 1
         return p.astype(np.float32)
 
-    best = measure(problem, exact, gradient(None), flush=False)
+    best = measured(problem, exact, gradient(None))
     assert best.total is not None
     assert best.total < 1
     middling = int(np.argsort(logits[0])[45_000])
-    wrong = measure(problem, exact, gradient(middling), flush=False)
+    wrong = measured(problem, exact, gradient(middling))
     assert decided(exact, gradient(middling), "stable").failed == 0
     assert wrong.total is not None
     assert wrong.total > 1
@@ -214,7 +215,7 @@ def test_underflow_to_nothing_is_no_relative_error() -> None:
     """e^-1e4 is below every float32; the candidate's 0 is the right answer."""
     problem = make_problem([[1e4, 0.0]], [0], "float32")
     exact, gradient = sound(problem)
-    measures = measure(problem, exact, gradient, flush=False)
+    measures = measured(problem, exact, gradient)
     for name in ("abs", "rel", "norm"):
         extreme = measures.extremes[name]
         assert extreme is not None
@@ -318,7 +319,7 @@ def test_the_norm_is_as_uncertain_as_its_largest_component() -> None:
 def test_huge_finite_gradients_are_measured() -> None:
     problem = make_problem([[0.0, 1.0, -1400.0]], [0])
     exact = reference.compute(problem, problem.format, Settings())
-    measures = measure(problem, exact, np.array([[0.0, 0.0, 1.797e308]]), flush=False)
+    measures = measured(problem, exact, np.array([[0.0, 0.0, 1.797e308]]))
     extreme = measures.extremes["abs"]
     assert extreme is not None
     assert extreme.value == 1.797e308
@@ -333,7 +334,7 @@ def test_labels_of_nothing_leave_nothing() -> None:
             exact = reference.compute(problem, target, Settings())
             zeros = np.zeros((1, 2), dtype=target.dtype)
             assert decided(exact, zeros, "stable").failed == 0
-            assert measure(problem, exact, zeros, flush=False).total == 0.0
+            assert measured(problem, exact, zeros).total == 0.0
 
 
 def test_numpys_error_state_is_nobodys_business() -> None:
@@ -344,4 +345,4 @@ def test_numpys_error_state_is_nobodys_business() -> None:
             gradient = np.zeros((2, 3), dtype=fmt.dtype)
             for rule in ("stable", "ulp:4", "rel:1e300", "abs:1e-300", "norm:1e300", "allclose:1e300,1e300"):
                 decided(exact, gradient, rule)
-            measure(problem, exact, gradient, flush=False)
+            measured(problem, exact, gradient)

@@ -76,7 +76,6 @@ class RowReference:
     """
 
     estimates: Estimates
-    settings: Settings
     evaluation: Evaluation
     high: Float64
     low: Float64
@@ -97,7 +96,7 @@ class RowReference:
         """The row's loss to 30 digits; inf where a class with label weight has logit -inf."""
         if self.estimates.row.infinite_loss:
             return math.inf
-        return engines.load(self.settings.engine).loss(self.estimates)
+        return self.evaluation.loss()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -224,7 +223,7 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
         evaluation = evaluate(estimates, current)
         truncation = truncation_log2(estimates, current)
         error_log2 = np.logaddexp2(truncation, evaluation.rounding_log2)
-        found = _row_reference(estimates, fmt, settings, current, evaluation, error_log2, evaluations)
+        found = _row_reference(estimates, fmt, current, evaluation, error_log2, evaluations)
         # Where the error may hide the value, ask as if the value were smaller still, and bolder every round
         bold = np.floor(error_log2) - fmt.precision - 32 * 2.0**evaluations
         hidden = found.uncertainty >= np.abs(found.high) / 2
@@ -247,7 +246,6 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
 def _row_reference(
     estimates: Estimates,
     fmt: Format,
-    settings: Settings,
     used: Plan,
     evaluation: Evaluation,
     error_log2: Float64,
@@ -257,11 +255,11 @@ def _row_reference(
     exponent = np.frexp(evaluation.high)[1] - 1 + evaluation.exponent
     own_log2 = np.where(evaluation.high == 0, fmt.emin, np.maximum(exponent, fmt.emin)) - fmt.precision + 1
     unit_log2 = np.maximum(own_log2, SMALLEST_UNIT_LOG2)
-    shift = np.clip(evaluation.exponent - unit_log2, -3000, 3000).astype(np.int32)
+    shift = np.minimum(np.maximum(evaluation.exponent - unit_log2, -3000), 3000).astype(np.int32)
     high, low = np.ldexp(evaluation.high, shift), np.ldexp(evaluation.low, shift)
     size = np.abs(high)
     # high + low drops what lies 2^-104 below the value, or 2^-1000 below the unit
-    uncertainty = np.exp2(np.clip(error_log2 - unit_log2, -1000, 1024)) + size * 2.0**-104
+    uncertainty = np.exp2(np.minimum(np.maximum(error_log2 - unit_log2, -1000), 1024)) + size * 2.0**-104
     # Does the interval reach the powers of two around the value? Their distance is exact, the rest is small
     exponent = np.where(size > 0, np.frexp(size)[1] - 1, -(10**6))
     beyond = low * np.sign(high)
@@ -275,7 +273,6 @@ def _row_reference(
     )
     return RowReference(
         estimates=estimates,
-        settings=settings,
         evaluation=evaluation,
         high=high,
         low=low,

@@ -8,7 +8,7 @@ uncertainty of 2^-G ulp. docs/numerics.md derives the rule.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,11 +31,16 @@ _ESTIMATES = 1 + 2.0**-20
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A central difference: its stencil, its step 2^`step_log2` and its working precision in bits."""
+    """A central difference of one row: its stencil, its step 2^`step_log2` and its working precision in bits.
+
+    Attributes:
+        derivative_log2: what `derivative_log2` says of the row and the stencil.
+    """
 
     stencil: Stencil
     step_log2: int
     precision_bits: int
+    derivative_log2: Float64 = field(repr=False, compare=False)
 
 
 def plan(
@@ -52,9 +57,9 @@ def plan(
         ulp_log2: log2 of each component's ulp in the gradient format `fmt`, as far as it is known, (m,).
         step_log2: the user's own step, if any.
     """
+    bound_log2 = derivative_log2(estimates, stencil)
     if step_log2 is None:
-        bound = np.log2(derivative_bound(estimates, stencil)) + math.log2(stencil.remainder)
-        excess = float((bound - ulp_log2).max())
+        excess = float((bound_log2 - ulp_log2).max()) + math.log2(stencil.remainder)
         widest = math.floor(math.log2(min(estimates.temperature, estimates.softcap) / 16))
         step_log2 = -max(4, math.ceil((target_bits + 1 + excess) / stencil.order), -widest)
     depth = min(-fmt.subnormal_log2, -int(ulp_log2.min()))
@@ -66,11 +71,16 @@ def plan(
         inner += math.ceil(math.log2(max(1.0, float(reach))))
     classes = estimates.row.classes
     guard = math.ceil(math.log2(classes * (math.log(classes) + 2))) + 4
-    return Plan(stencil=stencil, step_log2=step_log2, precision_bits=max(fmt.precision + target_bits, inner) + guard)
+    return Plan(
+        stencil=stencil,
+        step_log2=step_log2,
+        precision_bits=max(fmt.precision + target_bits, inner) + guard,
+        derivative_log2=bound_log2,
+    )
 
 
-def derivative_bound(estimates: Estimates, stencil: Stencil) -> Float64:
-    """M: a bound on |∂^(n+1)L/∂l_i^(n+1)| at the point, (m,); 0 for a masked class only, inf where none is known."""
+def derivative_log2(estimates: Estimates, stencil: Stencil) -> Float64:
+    """log2 of M, a bound on |∂^(n+1)L/∂l_i^(n+1)| at the point, (m,); -inf for a masked class only, inf for none."""
     e = estimates
     tiny = math.ldexp(1.0, -1074)
     # p and G that float64 holds as subnormals, or not at all, must not make a bound too small
@@ -85,7 +95,7 @@ def derivative_bound(estimates: Estimates, stencil: Stencil) -> Float64:
         bound = a / e.temperature**2 + 6 * a / (e.softcap * e.temperature) + 4 * b / e.softcap**2
     else:
         bound = np.full(len(a), math.inf)
-    return np.where(np.isneginf(e.z), 0.0, np.maximum(e.scale * slope * bound, tiny))
+    return np.where(np.isneginf(e.z), -np.inf, np.log2(np.maximum(e.scale * slope * bound, tiny)))
 
 
 def truncation_log2(estimates: Estimates, used: Plan) -> Float64:
@@ -100,4 +110,4 @@ def truncation_log2(estimates: Estimates, used: Plan) -> Float64:
         return np.full(len(estimates.z), math.inf)
     exponent = step * stencil.reach / narrow * (4 if estimates.zeta or math.isfinite(estimates.softcap) else 1)
     constant = math.log2(stencil.remainder) + exponent / math.log(2) + math.log2(_ESTIMATES)
-    return np.asarray(np.log2(derivative_bound(estimates, stencil)) + constant + stencil.order * used.step_log2)
+    return used.derivative_log2 + (constant + stencil.order * used.step_log2)

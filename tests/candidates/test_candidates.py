@@ -11,7 +11,7 @@ from gradcheck import candidates, cases, reference, tolerances
 from gradcheck.check import check
 from gradcheck.exact import to_fraction
 from gradcheck.formats import FORMATS, Format, named
-from gradcheck.metrics import errors_in_units
+from gradcheck.metrics import Comparison
 from gradcheck.problem import Problem
 from gradcheck.reference import Settings
 from gradcheck.results import Skipped, Verdict
@@ -96,7 +96,7 @@ def test_compensated_keeps_the_true_class_where_shifted_loses_it() -> None:
         exact = reference.compute(problem, fmt, Settings())
         with np.errstate(all="ignore"):
             compensated, shifted = (candidates.load(form).gradient(problem) for form in ("compensated", "shifted"))
-        error = exact.in_ulps(errors_in_units(exact, compensated))[n, label]
+        error = exact.in_ulps(Comparison(exact, compensated).errors)[n, label]
         logits = problem.logits[n].astype(np.float64)
         delta = float(logits.max() - np.partition(logits, -2)[-2]) if problem.classes > 1 else 0.0
         gaps = logits.max() - logits[np.isfinite(logits)]

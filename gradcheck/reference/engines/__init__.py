@@ -1,6 +1,6 @@
 """Arithmetics in which central differences are evaluated: one file each, behind one interface.
 
-A file defines `CERTIFIED`, `METHODS` (by name, `(estimates, plan) -> Evaluation`) and `loss(estimates) -> Dyadic`.
+A file defines `CERTIFIED` and `METHODS` (by name, `(estimates, plan) -> Evaluation`).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Evaluation:
         high, low, exponent: the value is (high + low)·2^exponent to 104 bits.
         rounding_log2: log2 of the bound on what rounding made of it.
         exact: the value to all its bits, by index.
+        loss: the row's loss to 30 digits or more.
     """
 
     high: Float64
@@ -37,6 +38,7 @@ class Evaluation:
     exponent: Int64
     rounding_log2: Float64
     exact: Callable[[int], Dyadic]
+    loss: Callable[[], Dyadic]
 
 
 def cut(value: Dyadic) -> tuple[float, float, int]:
@@ -60,10 +62,6 @@ class Engine(Protocol):
 
     CERTIFIED: bool
     METHODS: Mapping[str, Callable[[Estimates, Plan], Evaluation]]
-
-    def loss(self, estimates: Estimates) -> Dyadic:
-        """The row's loss to 30 digits or more."""
-        ...
 
 
 def names() -> list[str]:

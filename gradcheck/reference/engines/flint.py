@@ -44,17 +44,18 @@ def _precision(bits: int) -> Iterator[None]:
 
 def incremental(estimates: Estimates, plan: Plan) -> Evaluation:
     """Every perturbed loss from S± = S·(1 + (exp(z_i±) − exp(z_i))/S): O(1) work for each component."""
-    with _precision(plan.precision_bits):
+    # one pass of exponentials serves the loss as well
+    with _precision(max(plan.precision_bits, _LOSS_BITS)):
         balls = _Balls(estimates.row)
-        row = balls.row
-        exps = [(z - balls.largest).exp() for z in balls.z]
+        row, exps = balls.row, balls.exps()
+    with _precision(plan.precision_bits):
         total = _sum(exps if (balls.counts == 1).all() else map(operator.mul, exps, balls.counts.tolist()))
         farthest_log2 = plan.step_log2 + math.log2(plan.stencil.reach / estimates.temperature)
         if row.softcap is None and not row.zeta and farthest_log2 < _SERIES_FARTHEST_LOG2:
             values = _series(balls, exps, total, plan, _series_terms(estimates, plan, farthest_log2))
         else:
             values = _general(balls, exps, total, plan)
-        return _evaluation(balls.masked_values() + values)
+        return _evaluation(balls.masked_values() + values, lambda: _loss(balls, exps))
 
 
 def _series_terms(estimates: Estimates, plan: Plan, farthest_log2: float) -> int:
@@ -142,26 +143,25 @@ def direct(estimates: Estimates, plan: Plan) -> Evaluation:
         for i in range(len(balls.z)):
             nodes = enumerate(plan.stencil.coefficients, start=1)
             values.append(_sum(_ball(c) * (loss(i, j * step) - loss(i, -j * step)) for j, c in nodes) * scale / step)
-        return _evaluation(balls.masked_values() + values)
+        return _evaluation(balls.masked_values() + values, lambda: _loss(balls, None))
 
 
 METHODS: dict[str, Callable[[Estimates, Plan], Evaluation]] = {"incremental": incremental, "direct": direct}
 
 
-def loss(estimates: Estimates) -> Dyadic:
+def _loss(balls: _Balls, exps: list[arb] | None) -> Dyadic:
     """The row's loss s·[Σ q(z_max − z) + W·ln S + ζ·lse²] to some 128 bits."""
-    row = estimates.row
+    row = balls.row
     with _precision(_LOSS_BITS):
-        balls = _Balls(row)
-        args = [z - balls.largest for z in balls.z]
-        # all classes but one of the largest: S itself would hide e^-100 behind its 1
+        *exps, _ = exps or balls.exps()
         *counts, most = balls.counts.tolist()
-        log_sum = _sum(n * a.exp() for n, a in zip([*counts, most - 1], args, strict=True) if n).log1p()
+        # all classes but one of the largest: S itself would hide e^-100 behind its 1
+        log_sum = (_sum(map(operator.mul, exps, counts)) + (most - 1)).log1p()
         value = _ball(row.total_q) * log_sum
         if row.zeta:
             value += _ball(row.zeta) * (balls.largest + log_sum) ** 2
         for i in np.flatnonzero(row.q_estimate[balls.masked :]).tolist():
-            value -= _ball(balls.q[i] * int(balls.counts[i])) * args[i]
+            value -= _ball(balls.q[i] * int(balls.counts[i])) * (balls.z[i] - balls.largest)
         return _dyadic(value * _ball(row.scale))
 
 
@@ -183,6 +183,10 @@ class _Balls:
         if row.softcap is not None or row.temperature != 1:
             self.z = list(map(self._transformed, self.z))
         self.largest = self.z[-1]
+
+    def exps(self) -> list[arb]:
+        """exp(z − max z)."""
+        return [(z - self.largest).exp() for z in self.z]
 
     @property
     def q(self) -> tuple[Fraction, ...]:
@@ -215,7 +219,7 @@ def _dyadic(x: arb) -> Dyadic:
     return Dyadic(int(man), int(exp))
 
 
-def _evaluation(balls: list[arb]) -> Evaluation:
+def _evaluation(balls: list[arb], loss: Callable[[], Dyadic]) -> Evaluation:
     """Midpoints as two float64 and a power of two, with log2 of what the radius is below."""
     # each map is a loop in C, in which a third of the engine's time is spent
     high = np.fromiter(map(float, balls), np.float64, len(balls))
@@ -238,4 +242,5 @@ def _evaluation(balls: list[arb]) -> Evaluation:
         exponent=exponent,
         rounding_log2=rounding_log2,
         exact=lambda i: _dyadic(balls[i]) if balls[i].is_finite() else Dyadic(0, 0),
+        loss=loss,
     )

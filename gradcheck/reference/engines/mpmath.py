@@ -77,7 +77,7 @@ def incremental(estimates: Estimates, plan: Plan) -> Evaluation:
         if zeta:
             difference += _times(zeta, second, extra - bits)
         values.append(Dyadic(int(difference), -plan.step_log2 - to_units).scaled(row.scale, bits))
-    return _evaluation(values, _incremental_rounding_log2(estimates, plan))
+    return _evaluation(values, _incremental_rounding_log2(estimates, plan), estimates)
 
 
 def _incremental_rounding_log2(estimates: Estimates, plan: Plan) -> Float64:
@@ -146,7 +146,7 @@ def direct(estimates: Estimates, plan: Plan) -> Evaluation:
             nodes = enumerate(plan.stencil.coefficients, start=1)
             difference = sum((c * (loss(i, j * step) - loss(i, -j * step)) for j, c in nodes), Fraction(0)) / step
             values.append(_rational(difference * row.scale, 2 * bits))
-    return _evaluation(values, _direct_rounding_log2(estimates, plan))
+    return _evaluation(values, _direct_rounding_log2(estimates, plan), estimates)
 
 
 def _direct_rounding_log2(estimates: Estimates, plan: Plan) -> Float64:
@@ -165,7 +165,7 @@ def _direct_rounding_log2(estimates: Estimates, plan: Plan) -> Float64:
 METHODS: dict[str, Callable[[Estimates, Plan], Evaluation]] = {"incremental": incremental, "direct": direct}
 
 
-def loss(estimates: Estimates) -> Dyadic:
+def _loss(estimates: Estimates) -> Dyadic:
     """The row's loss s·[Σ q(z_max − z) + W·ln S + ζ·lse²] to some 128 bits: each term but ζ's is positive."""
     row, bits = estimates.row, _LOSS_BITS
     largest, args = _arguments(estimates, bits)
@@ -308,7 +308,7 @@ def _fixed_log(total: int, bits: int) -> _Raw:
     return raw
 
 
-def _evaluation(values: list[Dyadic], rounding_log2: Float64) -> Evaluation:
+def _evaluation(values: list[Dyadic], rounding_log2: Float64, estimates: Estimates) -> Evaluation:
     """The values cut into two float64 and a power of two."""
     high, low, exponent = zip(*map(cut, values), strict=True)
     return Evaluation(
@@ -317,6 +317,7 @@ def _evaluation(values: list[Dyadic], rounding_log2: Float64) -> Evaluation:
         exponent=np.array(exponent, dtype=np.int64),
         rounding_log2=rounding_log2,
         exact=values.__getitem__,
+        loss=lambda: _loss(estimates),
     )
 
 
