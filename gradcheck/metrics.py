@@ -203,7 +203,8 @@ def _total(reference: Reference, values: Float64) -> float | None:
         due = 2 * e.scale * e.zeta * (e.largest + e.log_sum) / e.temperature if e.zeta else 0.0
         rounding = e.p * e.weight * u * softmax_roundings(e) + 4 * u * np.abs(e.q) + 2 * u * np.abs(e.inner)
         shared = e.row.counts * np.maximum(e.scale * e.slope * rounding, fmt.smallest_subnormal)
-        group = np.cumsum(np.diff(e.row.logits, prepend=e.row.logits[0]) != 0)  # pairs are sorted
+        logits = e.row.logits
+        group = np.cumsum(np.append(False, logits[1:] != logits[:-1]))  # pairs are sorted
         apart = 4 * math.sqrt(float((np.bincount(group, shared) ** 2).sum()))
         common = e.weight * (16 * summing_roundoff(fmt) + 2 * u * e.log_sum) + label_sum_error(e, fmt)
         allowed = apart + e.scale / e.temperature * common

@@ -131,3 +131,21 @@ def test_soft_labels_that_overflow_are_refused() -> None:
     for labels in ([1e308, 1e308], [1.7e308, 0.0]):
         with pytest.raises(InputError, match="sum to more than"):
             make_problem([[0.0, 1.0]], [labels])
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_counting_bit_patterns_finds_what_sorting_finds(name: str) -> None:
+    fmt = named(name)
+    rng = np.random.default_rng(0)
+    logits = fmt.round_array(rng.normal(size=(1, 5000)) * 3)
+    logits[0, :4] = [-0.0, 0.0, -np.inf, fmt.max]
+    for label in (0, 2, 17):
+        counted, sorted_ = (
+            Problem(logits=array, labels=np.array([label]), format=of).distinct[0]
+            for array, of in ((logits, fmt), (logits.astype(np.float64), named("float64")))
+        )
+        assert counted is not None
+        assert sorted_ is not None
+        for part in ("logits", "weight_of", "counts", "inverse"):
+            assert np.array_equal(getattr(counted, part), getattr(sorted_, part)), part
+        assert np.array_equal(counted.logits[counted.inverse], logits[0].astype(np.float64))

@@ -163,6 +163,23 @@ def test_every_term_of_the_loss(settings: Settings, method: str) -> None:
                 assert_within_claim(found)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_a_series_leaves_out_is_in_its_ball(order: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off after its first term, the series is coarse, and says so."""
+    from gradcheck.reference.engines import flint
+
+    settings = Settings(engine="flint", order=order, digits=40, step_log2=-6)
+    for logits, label in (([0.5, -1.0, 2.0, 0.25], 2), ([40.0, 0.0, 39.0], 1)):
+        row = make_problem([logits], [label]).terms.row(0)
+        sound = reference._row(estimate(row), named("float64"), settings)
+        with monkeypatch.context() as patch:
+            patch.setattr(flint, "_series_terms", lambda *_: 1)
+            coarse = reference._row(estimate(row), named("float64"), settings)
+        assert (coarse.uncertainty > 2 * sound.uncertainty).any()
+        for found in (sound, coarse):
+            assert_within_claim(found)
+
+
 def test_losses_agree() -> None:
     """Whatever the digits of the gradient."""
     for logits, labels in (([100.0, 0.0, 0.0], [1, 0, 0]), ([1.0, 2.0, -math.inf], [0.25, 0.5, 0])):
