@@ -13,12 +13,12 @@ from gradcheck.candidates import Candidate
 from gradcheck.exact import Dyadic, total
 from gradcheck.exceptions import InputError, NotApplicableError
 from gradcheck.formats import Array, Format
-from gradcheck.metrics import Comparison, Decision, decide, measure
+from gradcheck.metrics import Comparison, Decision, decide, measure_gradient
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import Reference, engines
 from gradcheck.reference.rule import SHARPEST_TARGET_BITS
-from gradcheck.results import Crashed, Judged, Outcome, ReferenceFacts, Result, Skipped, Sufficient, Verdict
-from gradcheck.tolerances import Stable, Tolerance
+from gradcheck.results import Crashed, Judged, Outcome, ReferenceFacts, Result, Skipped, Sufficient, Verdict, verdict_of
+from gradcheck.tolerances import Limits, Tolerance, stable_bound
 
 
 def check(
@@ -86,19 +86,23 @@ def _judge(
     if gradient.shape != problem.logits.shape:
         shape = f"the gradient has shape {gradient.shape}, the logits {problem.logits.shape}"
         return Crashed(reason=shape), exact
-    stable = Stable(flush=flush)
-    bound, comparison = stable.limits(exact), Comparison(exact, gradient)
-    decision = decide(comparison, bound if tolerance == stable else tolerance.limits(exact))
+
+    def limits(exact: Reference) -> Limits:
+        return tolerance.limits(exact.values, stable_bound(exact, flush=flush))
+
+    bound, comparison = stable_bound(exact, flush=flush), Comparison(exact, gradient)
+    decision = decide(comparison, tolerance.limits(exact.values, bound))
     sufficient = None
     if not exact.settings.fixed:
-        decision, sharper = _sharpen(problem, gradient, exact, tolerance, decision)
+        decision, sharper = _sharpen(problem, gradient, exact, limits, decision)
         if sharper is not exact:
-            exact, bound, comparison = sharper, stable.limits(sharper), Comparison(sharper, gradient)
-    elif _verdict(decision) is Verdict.INCONCLUSIVE:
-        sufficient = _sufficient(problem, gradient, exact, tolerance)
+            exact, comparison = sharper, Comparison(sharper, gradient)
+            bound = stable_bound(exact, flush=flush)
+    elif verdict_of(decision) is Verdict.INCONCLUSIVE:
+        sufficient = _sufficient(problem, gradient, exact, limits)
     outcome = Judged(
-        verdict=_verdict(decision),
-        measures=measure(problem, comparison, bound),
+        verdict=verdict_of(decision),
+        measures=measure_gradient(problem, exact, comparison, bound),
         decision=decision,
         reference=_facts(exact),
         loss=_loss(problem, exact),
@@ -108,35 +112,35 @@ def _judge(
 
 
 def _sharpen(
-    problem: Problem, gradient: Array, exact: Reference, tolerance: Tolerance, decision: Decision
+    problem: Problem,
+    gradient: Array,
+    exact: Reference,
+    limits: Callable[[Reference], Limits],
+    decision: Decision,
 ) -> tuple[Decision, Reference]:
     """Rows that the uncertainty leaves undecided, made again with twice the digits (Ziv's strategy)."""
     target_bits = exact.settings.target_bits
     while decision.undecided_rows and not decision.failed and target_bits < SHARPEST_TARGET_BITS:
         target_bits *= 2
         exact = reference.refine(problem, exact, decision.undecided_rows, target_bits)
-        decision = decide(Comparison(exact, gradient), tolerance.limits(exact))
+        decision = decide(Comparison(exact, gradient), limits(exact))
     return decision, exact
 
 
-def _sufficient(problem: Problem, gradient: Array, exact: Reference, tolerance: Tolerance) -> Sufficient | None:
+def _sufficient(
+    problem: Problem, gradient: Array, exact: Reference, limits: Callable[[Reference], Limits]
+) -> Sufficient | None:
     """The digits and step that decide what the user's own do not: those that the program itself would take."""
     settings = dataclasses.replace(exact.settings, digits=None, step_log2=None)
-    free = reference.compute(problem, exact.format, settings)
-    decision = decide(Comparison(free, gradient), tolerance.limits(free))
-    decision, free = _sharpen(problem, gradient, free, tolerance, decision)
-    if _verdict(decision) is Verdict.INCONCLUSIVE:
+    free = reference.compute(problem, exact.values.format, settings)
+    decision = decide(Comparison(free, gradient), limits(free))
+    decision, free = _sharpen(problem, gradient, free, limits, decision)
+    if verdict_of(decision) is Verdict.INCONCLUSIVE:
         return None
     step_log2 = min(plan.step_log2 for plan in free.plans)
     # with one step for all rows, a row whose own step is larger needs that many bits more
     bits = max(plan.precision_bits + plan.step_log2 - step_log2 for plan in free.plans)
     return Sufficient(digits=math.ceil(bits * math.log10(2)), step_log2=step_log2)
-
-
-def _verdict(decision: Decision) -> Verdict:
-    if decision.failed:
-        return Verdict.FAIL
-    return Verdict.INCONCLUSIVE if decision.undecided_rows else Verdict.PASS
 
 
 def _facts(exact: Reference) -> ReferenceFacts | None:
@@ -149,7 +153,7 @@ def _facts(exact: Reference) -> ReferenceFacts | None:
         order=exact.settings.order,
         step_log2=min(plan.step_log2 for plan in plans),
         precision_bits=max(plan.precision_bits for plan in plans),
-        uncertainty_ulp=float(exact.in_ulps(exact.uncertainty).max()),
+        uncertainty_ulp=float(exact.values.in_ulps(exact.values.uncertainty).max()),
         certified=engines.load(exact.settings.engine).CERTIFIED,
         evaluations=exact.evaluations,
     )

@@ -1,11 +1,12 @@
 """Errors of a candidate gradient against the reference, and the decision that a tolerance takes on them.
 
-Everything is counted in the reference's units, against its own high + low pair, so that nothing underflows and
+Everything is counted in the exact values' units, against their own high + low pair, so that nothing underflows and
 the subtraction loses nothing: a metric is rounded once, at its end.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from gradcheck.exact import Dyadic
 from gradcheck.formats import Array, Float64
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import Reference
+from gradcheck.reference.values import Exact
 from gradcheck.tolerances import Limits, label_sum_error, softmax_roundings, summing_roundoff
 
 
@@ -55,10 +57,10 @@ class Measures:
     nonfinite: int
     wrong_sign: int
     flushed: int
-    ignored_nonzero: int
-    total: float | None
-    undefined_rows: int
-    infinite_loss_rows: int
+    ignored_nonzero: int = 0
+    total: float | None = None
+    undefined_rows: int = 0
+    infinite_loss_rows: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,60 +83,57 @@ class Decision:
 
 
 class Comparison:
-    """A gradient beside its reference, component by component, (N, k).
+    """A candidate beside exact values, component by component, (N, k).
 
     Attributes:
-        values: the candidate in float64.
-        errors: |c − g| in the reference's units; inf for a component that is not finite.
+        candidate: in float64.
+        errors: |c − g| in units; inf for a component that is not finite.
         ulps: the same in ulps.
         judged: False in undefined rows.
     """
 
     @np.errstate(all="ignore")
-    def __init__(self, reference: Reference, candidate: Array) -> None:
-        self.reference = reference
-        self.values: Float64 = candidate.astype(np.float64)
-        finite = np.isfinite(self.values)
-        scaled = in_units(np.where(finite, self.values, 0.0), reference.unit_log2)
-        self.errors: Float64 = np.where(finite, np.abs((scaled - reference.high) - reference.low), np.inf)
-        self.ulps = reference.in_ulps(self.errors)
-        self.judged = np.broadcast_to(reference.judged[:, None], self.errors.shape)
+    def __init__(self, exact: Exact, candidate: Array) -> None:
+        self.exact, self.values = exact, exact.values
+        self.candidate: Float64 = candidate.astype(np.float64)
+        finite = np.isfinite(self.candidate)
+        scaled = in_units(np.where(finite, self.candidate, 0.0), self.values.unit_log2)
+        self.errors: Float64 = np.where(finite, np.abs((scaled - self.values.high) - self.values.low), np.inf)
+        self.ulps = self.values.in_ulps(self.errors)
+        self.judged = np.broadcast_to(exact.judged[:, None], self.errors.shape)
 
     def worst(self, metric: Float64) -> Extreme | None:
         """The largest value of a metric, (N, k), among the judged components; None where there are none."""
-        reference = self.reference
         if not self.judged.any():
             return None
         seen = np.where(self.judged, metric, -1.0)
         largest = float(seen.max())
         # Among equals (often infinite) the largest error is the one to show
         places = np.flatnonzero(seen == largest)
-        place = int(places[np.argmax(self.ulps.ravel()[places])])
-        row, cls = divmod(place, metric.shape[1])
-        resolved = abs(reference.high[row, cls]) > reference.uncertainty[row, cls]
+        row, cls = divmod(int(places[np.argmax(self.ulps.ravel()[places])]), metric.shape[1])
         return Extreme(
             value=largest,
             row=row,
             cls=cls,
-            candidate=float(self.values[row, cls]),
-            reference=reference.exact(row, cls) if resolved else Dyadic(0, 0),
-            uncertainty_ulp=reference.in_ulps_at(reference.uncertainty, row, cls),
+            candidate=float(self.candidate[row, cls]),
+            reference=self.exact.exact(row, cls) if self.values.resolved[row, cls] else Dyadic(0, 0),
+            uncertainty_ulp=self.values.in_ulps_at(self.values.uncertainty, (row, cls)),
             ulp=float(self.ulps[row, cls]),
         )
 
 
 @np.errstate(all="ignore")
 def decide(comparison: Comparison, limits: Limits) -> Decision:
-    """Compares every judged component with its limit, the reference's uncertainty taken into account."""
-    reference, errors, judged = comparison.reference, comparison.errors, comparison.judged
-    slack = reference.uncertainty
+    """Compares every judged component with its limit, the exact value's uncertainty taken into account."""
+    values, errors, judged = comparison.values, comparison.errors, comparison.judged
+    slack = values.uncertainty
     # An infinite error, NaN's among them, passes no limit, not even one that overflows
     certain, possible = (np.minimum(limit, np.finfo(np.float64).max) for limit in (limits.certain, limits.possible))
     # 2^-50 covers the rounding of the error and of the limit themselves
     passed = (errors + slack) * (1 + 2.0**-50) <= certain
     failed = errors * (1 - 2.0**-50) - slack > possible
     passed |= (errors == 0) & (slack == 0)
-    failed |= ~np.isfinite(comparison.values)
+    failed |= ~np.isfinite(comparison.candidate)
     undecided = judged & ~passed & ~failed
     worst = comparison.worst(_ratio(errors, certain))
     return Decision(
@@ -142,40 +141,45 @@ def decide(comparison: Comparison, limits: Limits) -> Decision:
         judged=int(judged.sum()),
         undecided_rows=np.flatnonzero(undecided.any(axis=1)).tolist(),
         worst=worst,
-        limit_ulps=math.nan if worst is None else reference.in_ulps_at(certain, worst.row, worst.cls),
+        limit_ulps=math.nan if worst is None else values.in_ulps_at(certain, (worst.row, worst.cls)),
     )
 
 
 @np.errstate(all="ignore")
-def measure(problem: Problem, comparison: Comparison, bound: Limits) -> Measures:
-    """All metrics of a gradient, whatever the tolerance; `bound` is what `stable` allows."""
-    reference, values, errors = comparison.reference, comparison.values, comparison.errors
-    judged, status = comparison.judged, problem.status[:, None]
-    exact = reference.high
-    size = np.abs(exact)
-    resolved = size > reference.uncertainty
-    top = reference.unit_log2.max(axis=1, keepdims=True)
-    shift = (reference.unit_log2 - top).astype(np.int32)
-    absolute = np.ldexp(errors, reference.unit_log2.astype(np.int32))
+def measure(comparison: Comparison, bound: Float64) -> Measures:
+    """All metrics, whatever the tolerance; `bound` is what a sound algorithm needs, in units, (N, k)."""
+    values, candidate, errors = comparison.values, comparison.candidate, comparison.errors
+    judged, resolved = comparison.judged, values.resolved
+    top = values.unit_log2.max(axis=1, keepdims=True)
+    shift = (values.unit_log2 - top).astype(np.int32)
+    absolute = np.ldexp(errors, values.unit_log2.astype(np.int32))
     # an error past 2^1024 units is all candidate
-    absolute = np.where(np.isinf(errors) & np.isfinite(values), np.abs(values), absolute)
+    absolute = np.where(np.isinf(errors) & np.isfinite(candidate), np.abs(candidate), absolute)
     # What cannot be told from 0, in the reference and in the candidate, is 0 in both
-    visible = np.where(resolved | (errors > 2 * reference.uncertainty), errors, 0.0)
-    largest = np.ldexp(size, shift).max(axis=1, keepdims=True)
+    visible = np.where(resolved | (errors > 2 * values.uncertainty), errors, 0.0)
+    largest = np.ldexp(values.size, shift).max(axis=1, keepdims=True)
     metrics = {
         "abs": absolute,
-        "rel": _ratio(visible, size),
+        "rel": _ratio(visible, values.size),
         "ulp": comparison.ulps,
         "norm": _ratio(np.ldexp(visible, shift), largest),
-        "bound": _ratio(errors, bound.certain),
+        "bound": _ratio(errors, bound),
     }
     return Measures(
         extremes={name: comparison.worst(metric) for name, metric in metrics.items()},
-        nonfinite=int((judged & ~np.isfinite(values)).sum()),
-        wrong_sign=int((judged & resolved & (np.sign(values) * np.sign(exact) < 0)).sum()),
-        flushed=int((judged & (values == 0) & (reference.in_ulps(size) > 0.5)).sum()),
-        ignored_nonzero=int(((status == RowStatus.IGNORED) & (values != 0)).sum()),
-        total=_total(reference, values),
+        nonfinite=int((judged & ~np.isfinite(candidate)).sum()),
+        wrong_sign=int((judged & resolved & (np.sign(candidate) * np.sign(values.high) < 0)).sum()),
+        flushed=int((judged & (candidate == 0) & (values.in_ulps(values.size) > 0.5)).sum()),
+    )
+
+
+def measure_gradient(problem: Problem, reference: Reference, comparison: Comparison, bound: Float64) -> Measures:
+    """All metrics, and what is known of a gradient's rows beside them."""
+    status = problem.status
+    return dataclasses.replace(
+        measure(comparison, bound),
+        ignored_nonzero=int((comparison.candidate[status == RowStatus.IGNORED] != 0).sum()),
+        total=_total(reference, comparison.candidate),
         undefined_rows=int((status == RowStatus.UNDEFINED).sum()),
         infinite_loss_rows=sum(row.infinite_loss for row in problem.distinct if row is not None),
     )
@@ -187,17 +191,18 @@ def _ratio(errors: Float64, limits: Float64) -> Float64:
     return np.where(errors == 0, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
 
 
-def _total(reference: Reference, values: Float64) -> float | None:
+@np.errstate(all="ignore")
+def _total(reference: Reference, candidate: Float64) -> float | None:
     """The largest |Σc − Σg| of a row, over what rounding explains; None where no row has a known sum.
 
     Explained is 4·√Σ(rounding of component i)², where components that share a logit share their rounding, too, so
     that theirs add up before they are squared; and s·A·(16·u_acc + 2u·ln S₀) + the error of W, which all
     probabilities have in common. Σg is 2sζ·lse/T. A softcap weighs the components by f', which leaves no known sum.
     """
-    fmt = reference.format
+    fmt = reference.values.format
     u, worst = fmt.unit_roundoff, None
     for n, row in enumerate(reference.rows):
-        if row is None or row.estimates.row.softcap is not None or not np.isfinite(values[n]).all():
+        if row is None or row.estimates.row.softcap is not None or not np.isfinite(candidate[n]).all():
             continue
         e = row.estimates
         due = 2 * e.scale * e.zeta * (e.largest + e.log_sum) / e.temperature if e.zeta else 0.0
@@ -209,7 +214,7 @@ def _total(reference: Reference, values: Float64) -> float | None:
         common = e.weight * (16 * summing_roundoff(fmt) + 2 * u * e.log_sum) + label_sum_error(e, fmt)
         allowed = apart + e.scale / e.temperature * common
         try:
-            off = abs(math.fsum(values[n].tolist()) - due)
+            off = abs(math.fsum(candidate[n].tolist()) - due)
         except OverflowError:
             off = math.inf
         ratio = off / allowed if allowed else math.inf if off else 0.0

@@ -21,6 +21,13 @@ class Verdict(enum.StrEnum):
     CRASHED = "crashed"
 
 
+def verdict_of(decision: Decision) -> Verdict:
+    """What follows from a decision: certain failures first, then what is left open."""
+    if decision.failed:
+        return Verdict.FAIL
+    return Verdict.INCONCLUSIVE if decision.undecided_rows else Verdict.PASS
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReferenceFacts:
     """How the reference was made; of several rows the finest step, the most bits, the largest uncertainty."""

@@ -105,8 +105,7 @@ def sweep(problem: Problem, *, case: str, row: int = 0, cls: int | None = None, 
     exact = reference.compute(problem.take(np.array([row])), problem.format, settings)
     (found,) = exact.rows
     assert found is not None  # the row has been seen to be defined
-    resolved = abs(exact.high[0, cls]) > exact.uncertainty[0, cls]
-    value = exact.exact(0, cls) if resolved else Dyadic(0, 0)
+    value = exact.exact(0, cls) if exact.values.resolved[0, cls] else Dyadic(0, 0)
     estimates = estimate(pairs)
     pair = int(pairs.inverse[cls])
     points = [
@@ -125,9 +124,9 @@ def sweep(problem: Problem, *, case: str, row: int = 0, cls: int | None = None, 
 
 
 def _choice(fmt: Format, found: RowReference, pair: int, order: int, engine: str) -> Choice:
-    picked = plan(found.estimates, fmt, found.ulp_log2, stencil(order), TARGET_BITS)
+    picked = plan(found.estimates, fmt, found.values.ulp_log2, stencil(order), TARGET_BITS)
     evaluation = engines.load(engine).METHODS["incremental"](found.estimates, picked)
-    ulp_log2 = float(found.ulp_log2[pair])
+    ulp_log2 = float(found.values.ulp_log2[pair])
     return Choice(
         plan=picked,
         truncation_ulp=2.0 ** (float(truncation_log2(found.estimates, picked)[pair]) - ulp_log2),

@@ -11,8 +11,9 @@ import numpy as np
 from gradcheck.estimates import Estimates, in_units
 from gradcheck.exact import positive
 from gradcheck.exceptions import UnknownNameError, UsageError
-from gradcheck.formats import FORMATS, Float64, Format, Int64
+from gradcheck.formats import FORMATS, Float64, Format
 from gradcheck.reference import Reference
+from gradcheck.reference.values import Values
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,8 +39,8 @@ class Tolerance(Protocol):
         """The metric that it judges by."""
         ...
 
-    def limits(self, reference: Reference) -> Limits:
-        """What it allows."""
+    def limits(self, values: Values, bound: Float64) -> Limits:
+        """What it allows; `bound` is what a sound algorithm needs, in units (`stable_bound`)."""
         ...
 
 
@@ -47,13 +48,10 @@ class Tolerance(Protocol):
 class Stable:
     """`stable`: as good as a sound algorithm in this format can be. See `stable_bound`."""
 
-    flush: bool = False
-    """Whether flushed subnormals are accepted."""
     metric: str = "bound"
 
-    def limits(self, reference: Reference) -> Limits:
+    def limits(self, values: Values, bound: Float64) -> Limits:
         """The bound B of every component."""
-        bound = stable_bound(reference, flush=self.flush)
         return Limits(certain=bound, possible=bound)
 
     def __str__(self) -> str:
@@ -68,11 +66,11 @@ class Ulp:
     metric: str = "ulp"
 
     @np.errstate(all="ignore")
-    def limits(self, reference: Reference) -> Limits:
+    def limits(self, values: Values, bound: Float64) -> Limits:
         """N everywhere."""
         least, most = (
-            np.ldexp(self.most, (log2 - reference.unit_log2).astype(np.int32))
-            for log2 in (reference.ulp_log2, reference.ulp_most_log2)
+            np.ldexp(self.most, (log2 - values.unit_log2).astype(np.int32))
+            for log2 in (values.ulp_log2, values.ulp_most_log2)
         )
         return Limits(certain=least, possible=most)
 
@@ -87,9 +85,9 @@ class Relative:
     most: float
     metric: str = "rel"
 
-    def limits(self, reference: Reference) -> Limits:
+    def limits(self, values: Values, bound: Float64) -> Limits:
         """X·|g|."""
-        return AllClose(rtol=self.most, atol=0.0).limits(reference)
+        return AllClose(rtol=self.most, atol=0.0).limits(values, bound)
 
     def __str__(self) -> str:
         return f"rel:{_shortest(self.most)}"
@@ -102,9 +100,9 @@ class Absolute:
     most: float
     metric: str = "abs"
 
-    def limits(self, reference: Reference) -> Limits:
+    def limits(self, values: Values, bound: Float64) -> Limits:
         """X everywhere."""
-        return AllClose(rtol=0.0, atol=self.most).limits(reference)
+        return AllClose(rtol=0.0, atol=self.most).limits(values, bound)
 
     def __str__(self) -> str:
         return f"abs:{_shortest(self.most)}"
@@ -118,16 +116,16 @@ class Norm:
     metric: str = "norm"
 
     @np.errstate(all="ignore")
-    def limits(self, reference: Reference) -> Limits:
+    def limits(self, values: Values, bound: Float64) -> Limits:
         """X·max|g| of the row."""
-        top = reference.unit_log2.max(axis=1, keepdims=True)
-        shift = (reference.unit_log2 - top).astype(np.int32)
+        top = values.unit_log2.max(axis=1, keepdims=True)
+        shift = (values.unit_log2 - top).astype(np.int32)
 
         def limit(size: Float64) -> Float64:
             largest = np.ldexp(size, shift).max(axis=1, keepdims=True)
             return np.asarray(np.ldexp(self.most * largest, -shift))
 
-        least, most = _sizes(reference)
+        least, most = _sizes(values)
         return Limits(certain=limit(least), possible=limit(most))
 
     def __str__(self) -> str:
@@ -143,10 +141,10 @@ class AllClose:
     metric: str = "allclose"
 
     @np.errstate(all="ignore")
-    def limits(self, reference: Reference) -> Limits:
+    def limits(self, values: Values, bound: Float64) -> Limits:
         """ATOL + RTOL·|g|."""
-        floor = in_units(np.full(reference.high.shape, self.atol), reference.unit_log2)
-        least, most = _sizes(reference)
+        floor = in_units(np.full(values.high.shape, self.atol), values.unit_log2)
+        least, most = _sizes(values)
         return Limits(certain=floor + self.rtol * least, possible=floor + self.rtol * most)
 
     def __str__(self) -> str:
@@ -159,10 +157,10 @@ class Torch:
 
     metric: str = "allclose"
 
-    def limits(self, reference: Reference) -> Limits:
+    def limits(self, values: Values, bound: Float64) -> Limits:
         """`allclose` with the format's own pair."""
-        rtol, atol = reference.format.assert_close
-        return AllClose(rtol=rtol, atol=atol).limits(reference)
+        rtol, atol = values.format.assert_close
+        return AllClose(rtol=rtol, atol=atol).limits(values, bound)
 
     def __str__(self) -> str:
         return "torch"
@@ -181,7 +179,7 @@ NAMES = {
 """The tolerances, as a user writes them."""
 
 
-def parse(text: str, *, flush: bool = False) -> Tolerance:
+def parse(text: str) -> Tolerance:
     """A tolerance from its text.
 
     Raises:
@@ -192,7 +190,7 @@ def parse(text: str, *, flush: bool = False) -> Tolerance:
         case "stable" | "torch" if ":" in text:
             raise UsageError(f"tolerance '{name}' takes no number")
         case "stable":
-            return Stable(flush=flush)
+            return Stable()
         case "torch":
             return Torch()
         case "ulp":
@@ -225,15 +223,17 @@ def _shortest(number: float) -> str:
     return repr(number).removesuffix(".0")
 
 
-def _sizes(reference: Reference) -> tuple[Float64, Float64]:
+def _sizes(values: Values) -> tuple[Float64, Float64]:
     """The least and the most that |g| may be, in units."""
-    size = np.abs(reference.high)
-    return np.maximum(size - reference.uncertainty, 0.0), size + reference.uncertainty
+    return np.maximum(values.size - values.uncertainty, 0.0), values.size + values.uncertainty
 
 
 @np.errstate(all="ignore")
 def stable_bound(reference: Reference, *, flush: bool = False) -> Float64:
     """B of every component in the reference's units, (N, k); 0 in ignored and undefined rows.
+
+    Args:
+        flush: whether flushed subnormals are accepted.
 
         B = s·φ·{ p·[ A·( u·(3δ + 2·ln S₀ + 8 + t) + 4·√k·u_acc ) + R·n·u_acc ] + 4u·|q| }
             + [softcap only] (s/T)·4u·|G|  +  2u·|g|  +  λ·max(1, s·A·max φ)
@@ -243,21 +243,22 @@ def stable_bound(reference: Reference, *, flush: bool = False) -> Float64:
     Rounding of the shift and of log p after Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021 (here
     componentwise); sums after Higham & Mary, SIAM J. Sci. Comput. 41(5), 2019. docs/numerics.md derives it.
     """
-    bound = np.zeros(reference.high.shape)
+    bound = np.zeros(reference.values.high.shape)
     for n, row in enumerate(reference.rows):
         if row is not None:
-            bound[n] = _bound(row.estimates, reference.format, row.high, row.unit_log2, flush)[row.inverse]
+            bound[n] = _bound(row.estimates, row.values, flush)[row.inverse]
     return bound
 
 
-def _bound(e: Estimates, fmt: Format, gradient: Float64, unit_log2: Int64, flush: bool) -> Float64:
+def _bound(e: Estimates, values: Values, flush: bool) -> Float64:
+    fmt, unit_log2 = values.format, values.unit_log2
     u, u_sum = fmt.unit_roundoff, summing_roundoff(fmt)
     sums = e.weight * 4 * math.sqrt(e.row.classes) * u_sum + label_sum_error(e, fmt)
     bound = e.scale * e.slope * e.p_in_units(unit_log2) * (e.weight * u * softmax_roundings(e) + sums)
     bound += e.scale * e.slope * 4 * u * in_units(np.abs(e.q), unit_log2)
     if e.row.softcap is not None:
         bound += e.scale / e.temperature * 4 * u * in_units(np.abs(e.inner), unit_log2)
-    bound += 2 * u * np.abs(gradient)
+    bound += 2 * u * values.size
     smallest = fmt.smallest_normal if flush else fmt.smallest_subnormal
     slope = float(np.abs(e.slope).max())
     bound += in_units(np.full(len(e.z), smallest), unit_log2) * max(1.0, e.scale * e.weight * slope)

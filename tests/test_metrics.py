@@ -13,7 +13,7 @@ from gradcheck import cases, reference, tolerances
 from gradcheck.exact import to_fraction
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import Format, named
-from gradcheck.metrics import Comparison, Decision, Measures, decide, measure
+from gradcheck.metrics import Comparison, Decision, Measures, decide, measure_gradient
 from gradcheck.problem import Problem
 from gradcheck.reference import Reference, Settings
 from tests.conftest import EVERY_FORMAT, make_problem
@@ -29,11 +29,12 @@ def sound(problem: Any, target_bits: int = 10) -> tuple[Reference, Any]:
 
 
 def decided(exact: Reference, gradient: Any, tolerance: str, *, flush: bool = False) -> Decision:
-    return decide(Comparison(exact, gradient), tolerances.parse(tolerance, flush=flush).limits(exact))
+    bound = tolerances.stable_bound(exact, flush=flush)
+    return decide(Comparison(exact, gradient), tolerances.parse(tolerance).limits(exact.values, bound))
 
 
 def measured(problem: Problem, exact: Reference, gradient: Any) -> Measures:
-    return measure(problem, Comparison(exact, gradient), tolerances.Stable().limits(exact))
+    return measure_gradient(problem, exact, Comparison(exact, gradient), tolerances.stable_bound(exact))
 
 
 @each_format
@@ -131,7 +132,7 @@ def test_the_stable_bound_is_the_documented_one(fmt: Format) -> None:
     for flush, smallest in ((False, fmt.smallest_subnormal), (True, fmt.smallest_normal)):
         bound = tolerances.stable_bound(exact, flush=flush)
         for place in range(4):
-            found = bound[0, place] * 2.0 ** int(exact.unit_log2[0, place])
+            found = bound[0, place] * 2.0 ** int(exact.values.unit_log2[0, place])
             assert found == pytest.approx(stable_bound_by_hand(fmt, logits, label, place, smallest), rel=1e-5)
 
 
@@ -140,7 +141,7 @@ def test_stable_is_sharp(fmt: Format) -> None:
     problem = make_problem([[0.5, -1.0, 2.0, -3.5]], [2], fmt)
     exact, gradient = sound(problem)
     wide = gradient.astype(np.float64)
-    bound = tolerances.stable_bound(exact) * 2.0 ** exact.unit_log2.astype(np.float64)
+    bound = tolerances.stable_bound(exact) * 2.0 ** exact.values.unit_log2.astype(np.float64)
     for place in range(4):
         for factor, failed in ((1.1, 1), (0.9, 0)):  # float64 itself rounds c by some 5 % of B
             wrong = wide.copy()

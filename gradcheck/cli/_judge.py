@@ -24,7 +24,7 @@ class Judge:
 
     def __init__(self, judging: Judging) -> None:
         self._flush = judging.ftz
-        self._tolerance = tolerances.parse(judging.tolerance, flush=judging.ftz)
+        self._tolerance = tolerances.parse(judging.tolerance)
         self._format = formats.named(judging.gradient_dtype) if judging.gradient_dtype else None
         try:
             digits = None if judging.digits == "auto" else whole(judging.digits)

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from gradcheck.estimates import Estimates, estimate, ulp_log2_of
 from gradcheck.exact import Dyadic
 from gradcheck.exceptions import UnknownNameError, UsageError
-from gradcheck.formats import Float64, Format, Int64
+from gradcheck.formats import Format, Int64
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import engines
 from gradcheck.reference.engines import Evaluation
 from gradcheck.reference.rule import PRECISION_CAP_BITS, TARGET_BITS, Plan, plan, truncation_log2
 from gradcheck.reference.stencils import stencil
+from gradcheck.reference.values import Values, in_units, nothing
 
 MINIMUM_DIGITS = 5
-SMALLEST_UNIT_LOG2 = -600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,21 +68,13 @@ class RowReference:
     """The reference of one row, a value for each distinct (logit, label weight) pair.
 
     Attributes:
-        high, low: the central differences in units of 2^`unit_log2`, high + low, (m,).
-        ulp_log2, ulp_most_log2: log2 of each value's ulp in the gradient format, (m,). Where the uncertainty leaves
-            open on which side of a power of two a value lies, the smaller one and the larger one, else the same.
-        uncertainty: truncation + rounding bound, in the same units, (m,).
+        values: the central differences, (m,).
         evaluations: rounds of Ziv's loop that it took.
     """
 
     estimates: Estimates
     evaluation: Evaluation
-    high: Float64
-    low: Float64
-    ulp_log2: Int64
-    ulp_most_log2: Int64
-    unit_log2: Int64
-    uncertainty: Float64
+    values: Values
     plan: Plan
     evaluations: int
 
@@ -101,43 +93,21 @@ class RowReference:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
-    """The exact gradient of a problem, spread over all classes, (N, k), as multiples of a unit.
-
-    A component's unit is its ulp, but never below 2^-600: the largest errors of the tiniest components would
-    overflow float64 in ulps of 2^-1074.
+    """The exact gradient of a problem, spread over all classes, (N, k).
 
     Attributes:
-        high, low: g = (high + low)·2^unit_log2.
-        ulp_log2, ulp_most_log2: log2 of ulp(g), the smaller and the larger where both are possible.
-        uncertainty: bound on the error of high + low, in units.
         judged: False in rows that are undefined, (N,).
     """
 
-    format: Format
     settings: Settings
     rows: tuple[RowReference | None, ...]
-    high: Float64
-    low: Float64
-    ulp_log2: Int64
-    ulp_most_log2: Int64
-    unit_log2: Int64
-    uncertainty: Float64
+    values: Values
     judged: NDArray[np.bool_]
 
     def exact(self, row: int, cls: int) -> Dyadic:
         """The reference of one component, to all its digits."""
         reference = self.rows[row]
         return Dyadic(0, 0) if reference is None else reference.evaluation.exact(int(reference.inverse[cls]))
-
-    def in_ulps(self, values: Float64) -> Float64:
-        """Values in units, (N, k), as ulps (the smaller, where two are possible); inf past 2^1024 of them."""
-        with np.errstate(over="ignore"):
-            return np.ldexp(values, (self.unit_log2 - self.ulp_log2).astype(np.int32))
-
-    def in_ulps_at(self, values: Float64, row: int, cls: int) -> float:
-        """One component of `in_ulps`, without the others."""
-        with np.errstate(over="ignore"):
-            return float(np.ldexp(values[row, cls], int(self.unit_log2[row, cls] - self.ulp_log2[row, cls])))
 
     @property
     def plans(self) -> list[Plan]:
@@ -167,8 +137,8 @@ def refine(problem: Problem, reference: Reference, rows: Iterable[int], target_b
     for n in rows:
         old = renewed[n]
         if old is not None:
-            renewed[n] = _row(old.estimates, reference.format, settings)
-    return _assemble(problem, reference.format, reference.settings, renewed)
+            renewed[n] = _row(old.estimates, reference.values.format, settings)
+    return _assemble(problem, reference.values.format, reference.settings, renewed)
 
 
 def story() -> str:
@@ -223,11 +193,11 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
         evaluation = evaluate(estimates, current)
         truncation = truncation_log2(estimates, current)
         error_log2 = np.logaddexp2(truncation, evaluation.rounding_log2)
-        found = _row_reference(estimates, fmt, current, evaluation, error_log2, evaluations)
+        values = in_units(fmt, evaluation.high, evaluation.low, evaluation.exponent, error_log2)
         # Where the error may hide the value, ask as if the value were smaller still, and bolder every round
         bold = np.floor(error_log2) - fmt.precision - 32 * 2.0**evaluations
-        hidden = found.uncertainty >= np.abs(found.high) / 2
-        ulp_log2 = np.maximum(fmt.subnormal_log2, np.where(hidden, np.minimum(bold, found.ulp_log2), found.ulp_log2))
+        hidden = values.uncertainty >= values.size / 2
+        ulp_log2 = np.maximum(fmt.subnormal_log2, np.where(hidden, np.minimum(bold, values.ulp_log2), values.ulp_log2))
         goal = ulp_log2 - settings.target_bits
         if settings.fixed or bool((error_log2 <= goal).all()):
             break
@@ -240,71 +210,24 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
             step_log2=current.step_log2 - coarse,
             precision_bits=current.precision_bits + coarse + short,
         )
-    return found
-
-
-def _row_reference(
-    estimates: Estimates,
-    fmt: Format,
-    used: Plan,
-    evaluation: Evaluation,
-    error_log2: Float64,
-    evaluations: int,
-) -> RowReference:
-    """The values in units, with what is known of their ulps."""
-    exponent = np.frexp(evaluation.high)[1] - 1 + evaluation.exponent
-    own_log2 = np.where(evaluation.high == 0, fmt.emin, np.maximum(exponent, fmt.emin)) - fmt.precision + 1
-    unit_log2 = np.maximum(own_log2, SMALLEST_UNIT_LOG2)
-    shift = np.minimum(np.maximum(evaluation.exponent - unit_log2, -3000), 3000).astype(np.int32)
-    high, low = np.ldexp(evaluation.high, shift), np.ldexp(evaluation.low, shift)
-    size = np.abs(high)
-    # high + low drops what lies 2^-104 below the value, or 2^-1000 below the unit
-    uncertainty = np.exp2(np.minimum(np.maximum(error_log2 - unit_log2, -1000), 1024)) + size * 2.0**-104
-    # Does the interval reach the powers of two around the value? Their distance is exact, the rest is small
-    exponent = np.where(size > 0, np.frexp(size)[1] - 1, -(10**6))
-    beyond = low * np.sign(high)
-    under = (size - np.ldexp(1.0, exponent)) + beyond < uncertainty
-    over = (np.ldexp(2.0, exponent) - size) - beyond <= uncertainty
-    least, most = np.maximum(size - uncertainty, 0.0), np.minimum(size + uncertainty, np.finfo(np.float64).max)
-    lowest = np.where(under, np.where(least > 0, np.minimum(np.frexp(least)[1] - 1, exponent - 1), -(10**6)), exponent)
-    highest = np.where(over, np.maximum(np.frexp(most)[1] - 1, exponent + 1), exponent)
-    ulp_log2, ulp_most_log2 = (
-        np.maximum(bound + unit_log2, fmt.emin) - fmt.precision + 1 for bound in (lowest, highest)
-    )
     return RowReference(
-        estimates=estimates,
-        evaluation=evaluation,
-        high=high,
-        low=low,
-        ulp_log2=ulp_log2,
-        ulp_most_log2=ulp_most_log2,
-        unit_log2=unit_log2,
-        uncertainty=uncertainty,
-        plan=used,
-        evaluations=evaluations,
+        estimates=estimates, evaluation=evaluation, values=values, plan=current, evaluations=evaluations
     )
 
 
 def _assemble(problem: Problem, fmt: Format, settings: Settings, rows: list[RowReference | None]) -> Reference:
-    shape = (problem.rows, problem.classes)
+    whole = nothing(fmt, (problem.rows, problem.classes))
 
-    def spread(name: str, nothing: float, dtype: type[np.generic]) -> Any:
-        """One attribute of every row, from distinct pairs to classes; `nothing` where a row has none."""
-        whole = np.full(shape, nothing, dtype=dtype)
+    def spread(name: str, array: Any) -> Any:
+        """One array of every row, from distinct pairs to classes."""
         for n, row in enumerate(rows):
             if row is not None:
-                getattr(row, name).take(row.inverse, out=whole[n], mode="clip")  # no place is out of range
-        return whole
+                getattr(row.values, name).take(row.inverse, out=array[n], mode="clip")  # no place is out of range
+        return array
 
     return Reference(
-        format=fmt,
         settings=settings,
         rows=tuple(rows),
-        high=spread("high", 0, np.float64),
-        low=spread("low", 0, np.float64),
-        ulp_log2=spread("ulp_log2", fmt.subnormal_log2, np.int64),
-        ulp_most_log2=spread("ulp_most_log2", fmt.subnormal_log2, np.int64),
-        unit_log2=spread("unit_log2", max(fmt.subnormal_log2, SMALLEST_UNIT_LOG2), np.int64),
-        uncertainty=spread("uncertainty", 0, np.float64),
+        values=whole.each(spread),
         judged=problem.status != RowStatus.UNDEFINED,
     )

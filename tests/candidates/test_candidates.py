@@ -96,7 +96,7 @@ def test_compensated_keeps_the_true_class_where_shifted_loses_it() -> None:
         exact = reference.compute(problem, fmt, Settings())
         with np.errstate(all="ignore"):
             compensated, shifted = (candidates.load(form).gradient(problem) for form in ("compensated", "shifted"))
-        error = exact.in_ulps(Comparison(exact, compensated).errors)[n, label]
+        error = exact.values.in_ulps(Comparison(exact, compensated).errors)[n, label]
         logits = problem.logits[n].astype(np.float64)
         delta = float(logits.max() - np.partition(logits, -2)[-2]) if problem.classes > 1 else 0.0
         gaps = logits.max() - logits[np.isfinite(logits)]

@@ -43,7 +43,7 @@ def test_a_case_is_decided_in_every_format_that_holds_it(case: Case, fmt: Format
     assert problem.labels.tobytes() == again.labels.tobytes()
     assert any(row is not None for row in problem.distinct)
     exact = reference.compute(problem, fmt, Settings())
-    assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-TARGET_BITS
+    assert exact.values.in_ulps(exact.values.uncertainty).max() <= 2.0**-TARGET_BITS
 
 
 def test_selection() -> None:

@@ -47,8 +47,8 @@ def flint_leaves_no_trace() -> Iterator[None]:
 def assert_within_claim(row: reference.RowReference) -> None:
     """Every value of a row differs from the closed form by no more than its uncertainty."""
     for i, value in enumerate(closed_form.gradient(row.estimates.row)):
-        error = abs(to_fraction(row.evaluation.exact(i)) - value) / Fraction(2) ** int(row.unit_log2[i])
-        assert error <= Fraction(float(row.uncertainty[i]))
+        error = abs(to_fraction(row.evaluation.exact(i)) - value) / Fraction(2) ** int(row.values.unit_log2[i])
+        assert error <= Fraction(float(row.values.uncertainty[i]))
 
 
 # --- stencils --------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_every_engine_and_order_agrees_on_every_case(name: str, fmt: Format) -> 
     assert problem is not None
     found = [reference.compute(problem, fmt, way) for way in WAYS]
     for exact in found:
-        assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-TARGET_BITS
+        assert exact.values.in_ulps(exact.values.uncertainty).max() <= 2.0**-TARGET_BITS
         assert disagreement(found[0], exact) <= 1
 
 
@@ -136,7 +136,7 @@ def test_engines_agree_on_real_logits(name: str) -> None:
     )
     assert disagreement(mpmath, flint) <= 1
     for exact in (mpmath, flint):
-        assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-TARGET_BITS
+        assert exact.values.in_ulps(exact.values.uncertainty).max() <= 2.0**-TARGET_BITS
 
 
 @pytest.mark.parametrize("name", ["magika_f32", "sklearn_iris_logreg_f64"])
@@ -175,7 +175,7 @@ def test_what_a_series_leaves_out_is_in_its_ball(order: int, monkeypatch: pytest
         with monkeypatch.context() as patch:
             patch.setattr(flint, "_series_terms", lambda *_: 1)
             coarse = reference._row(estimate(row), named("float64"), settings)
-        assert (coarse.uncertainty > 2 * sound.uncertainty).any()
+        assert (coarse.values.uncertainty > 2 * sound.values.uncertainty).any()
         for found in (sound, coarse):
             assert_within_claim(found)
 
@@ -209,7 +209,7 @@ def test_labels_equal_to_softmax_end_decided(engine: str) -> None:
         exact = reference.compute(problem, fmt, Settings(engine=engine))
         (row,) = exact.rows
         assert row is not None
-        assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-TARGET_BITS
+        assert exact.values.in_ulps(exact.values.uncertainty).max() <= 2.0**-TARGET_BITS
         assert_within_claim(row)
 
 
@@ -323,7 +323,7 @@ def test_a_heavy_label_on_a_class_that_underflows(engine: str, order: int) -> No
         exact = reference.compute(problem, problem.format, Settings(engine=engine, order=order))
         (row,) = exact.rows
         assert row is not None
-        assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-TARGET_BITS
+        assert exact.values.in_ulps(exact.values.uncertainty).max() <= 2.0**-TARGET_BITS
         assert_within_claim(row)
 
 
@@ -359,4 +359,4 @@ def test_rounding_alone_stays_within_its_bound(order: int, target_bits: int) -> 
     for logit in (0.0, 1.0, 261.89, -830.0):
         problem = make_problem([[logit]], [[0.319]])
         exact = reference.compute(problem, problem.format, Settings(order=order, target_bits=target_bits))
-        assert abs(exact.high[0, 0]) <= exact.uncertainty[0, 0]
+        assert abs(exact.values.high[0, 0]) <= exact.values.uncertainty[0, 0]

@@ -46,8 +46,10 @@ def certified(archive: Any, values: Any) -> tuple[Float64, Any]:
 
 def errors_against_certified(exact: Reference, archive: Any) -> tuple[Float64, Float64]:
     """|reference − certified| and the claimed uncertainty, both in units; the first lessened by float64's rounding."""
-    known, high = certified(archive, exact.high)
-    low, unit, claimed = (certified(archive, values)[1] for values in (exact.low, exact.unit_log2, exact.uncertainty))
+    known, high = certified(archive, exact.values.high)
+    low, unit, claimed = (
+        certified(archive, values)[1] for values in (exact.values.low, exact.values.unit_log2, exact.values.uncertainty)
+    )
     unit = unit.astype(np.int32)
     apart = np.abs((np.ldexp(known, -unit) - high) - low)
     rounding = np.ldexp(np.spacing(np.abs(known)), -unit) / 2  # in this order: half of the smallest would be 0
@@ -65,11 +67,11 @@ def test_agrees_with_certified_gradients_to_the_last_digit(name: str) -> None:
     for n, row in enumerate(exact.rows):
         assert row is not None
         rounded[n] = np.array(
-            [problem.format.round(value) for value in map(row.evaluation.exact, range(len(row.high)))]
+            [problem.format.round(value) for value in map(row.evaluation.exact, range(len(row.values.high)))]
         )[row.inverse]
     known, found = certified(archive, rounded)
     assert np.array_equal(known, found)
-    assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-40
+    assert exact.values.in_ulps(exact.values.uncertainty).max() <= 2.0**-40
     assert [float(to_fraction(row.loss) * problem.rows) for row in exact.rows if row] == pytest.approx(
         archive["loss_rows_ref_f64"].tolist(), rel=2.0**-52, abs=0
     )
@@ -82,7 +84,7 @@ def test_certified_gradients_lie_within_the_claimed_uncertainty(name: str, own_f
     exact = reference.compute(problem, problem.format, Settings())
     error, claimed = errors_against_certified(exact, archive)
     assert (error <= claimed).all()
-    assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-TARGET_BITS
+    assert exact.values.in_ulps(exact.values.uncertainty).max() <= 2.0**-TARGET_BITS
 
 
 @pytest.mark.parametrize(
@@ -100,9 +102,9 @@ def test_uncertainty_follows_the_users_digits_and_step(name: str, settings: Sett
     exact = reference.compute(problem, problem.format, settings)
     error, claimed = errors_against_certified(exact, archive)
     assert (error <= claimed).all()
-    unit = exact.unit_log2.astype(np.int32)
+    unit = exact.values.unit_log2.astype(np.int32)
     largest_error, largest_claim = (float(np.ldexp(values, unit).max()) for values in (error, claimed))
-    default = reference.compute(problem, problem.format, Settings())
+    default = reference.compute(problem, problem.format, Settings()).values
     assert largest_claim > 1000 * float(np.ldexp(default.uncertainty, default.unit_log2.astype(np.int32)).max())
     assert largest_claim < 1000 * largest_error
 
@@ -130,7 +132,7 @@ def test_hand_computed() -> None:
 
 
 def _values(row: reference.RowReference) -> list[Dyadic]:
-    return [row.evaluation.exact(i) for i in range(len(row.high))]
+    return [row.evaluation.exact(i) for i in range(len(row.values.high))]
 
 
 def disagreement(one: Reference, other: Reference) -> float:
@@ -142,7 +144,7 @@ def disagreement(one: Reference, other: Reference) -> float:
         claims = [
             [
                 Fraction(float(u)) * Fraction(2) ** int(unit)
-                for u, unit in zip(row.uncertainty, row.unit_log2, strict=True)
+                for u, unit in zip(row.values.uncertainty, row.values.unit_log2, strict=True)
             ]
             for row in (left, right)
         ]
@@ -179,7 +181,7 @@ def test_direct_and_incremental_and_two_precisions_agree(name: str, fmt: Format)
     assert disagreement(incremental, direct) <= 1
     assert disagreement(incremental, finer) <= 1
     for exact, bits in ((incremental, TARGET_BITS), (direct, TARGET_BITS), (finer, 24)):
-        assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-bits
+        assert exact.values.in_ulps(exact.values.uncertainty).max() <= 2.0**-bits
 
 
 Evaluate = Callable[..., Evaluation]
@@ -244,8 +246,8 @@ def test_huge_gaps_need_no_more_bits(name: str, gap: float, most: int) -> None:
 def test_a_gradient_of_exactly_0_ends_decided(fmt: Format, classes: int) -> None:
     problem = make_problem([[0.5] * classes], [[1 / classes] * classes], fmt)
     exact = reference.compute(problem, fmt, Settings())
-    assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-TARGET_BITS
-    assert (np.abs(exact.high) <= exact.uncertainty).all()
+    assert exact.values.in_ulps(exact.values.uncertainty).max() <= 2.0**-TARGET_BITS
+    assert (np.abs(exact.values.high) <= exact.values.uncertainty).all()
 
 
 def test_ziv_takes_a_second_round_where_estimates_mislead() -> None:
@@ -253,10 +255,10 @@ def test_ziv_takes_a_second_round_where_estimates_mislead() -> None:
     problem = make_problem([[0.5] * 7], [[1 / 7] * 7])
     exact = reference.compute(problem, problem.format, Settings())
     assert exact.evaluations >= 2
-    assert exact.in_ulps(exact.uncertainty).max() <= 2.0**-TARGET_BITS
+    assert exact.values.in_ulps(exact.values.uncertainty).max() <= 2.0**-TARGET_BITS
     first = reference.compute(problem, problem.format, Settings(step_log2=exact.plans[0].step_log2 // 4))
     assert first.evaluations == 1
-    assert first.in_ulps(first.uncertainty).max() > 2.0**-TARGET_BITS
+    assert first.values.in_ulps(first.values.uncertainty).max() > 2.0**-TARGET_BITS
 
 
 def test_equal_pairs_are_evaluated_once() -> None:
@@ -265,7 +267,10 @@ def test_equal_pairs_are_evaluated_once() -> None:
     for row, found in zip(problem.distinct, exact.rows, strict=True):
         assert row is not None
         assert found is not None
-        assert len(found.high) == len(np.unique(np.delete(problem.terms.logits[0], 0))) or len(found.high) < 2500
+        assert (
+            len(found.values.high) == len(np.unique(np.delete(problem.terms.logits[0], 0)))
+            or len(found.values.high) < 2500
+        )
 
 
 def test_gradients_are_judged_in_a_format_of_their_own() -> None:
@@ -281,7 +286,7 @@ def test_refine_renews_the_rows_that_it_is_asked_to() -> None:
     coarse = reference.compute(problem, problem.format, Settings())
     fine = reference.refine(problem, coarse, [1], 40)
     assert fine.rows[0] is coarse.rows[0]
-    assert fine.uncertainty[1].max() <= 2.0**-40 < fine.uncertainty[0].max()
+    assert fine.values.uncertainty[1].max() <= 2.0**-40 < fine.values.uncertainty[0].max()
     assert disagreement(coarse, fine) <= 1
 
 
@@ -345,10 +350,13 @@ def test_every_term_of_the_loss_against_the_closed_form(
     for fmt in (named("float32"), named("float64")):
         found = reference._row(estimate(row), fmt, Settings(method=method))
         for i, value in enumerate(known):
-            unit = Fraction(2) ** int(found.unit_log2[i])
+            unit = Fraction(2) ** int(found.values.unit_log2[i])
             error = abs(to_fraction(found.evaluation.exact(i)) - value) / unit
-            assert error <= Fraction(float(found.uncertainty[i])) * Fraction(1001, 1000)
-            assert found.uncertainty[i] * 2.0 ** float(found.unit_log2[i] - found.ulp_log2[i]) <= 2.0**-TARGET_BITS
+            assert error <= Fraction(float(found.values.uncertainty[i])) * Fraction(1001, 1000)
+            assert (
+                found.values.uncertainty[i] * 2.0 ** float(found.values.unit_log2[i] - found.values.ulp_log2[i])
+                <= 2.0**-TARGET_BITS
+            )
 
 
 def test_loss_to_thirty_digits() -> None:
@@ -401,8 +409,8 @@ def test_uncertainty_holds_at_the_ends_of_float64(
     for fmt in EVERY_FORMAT:
         found = reference._row(estimate(row), fmt, Settings(method=method))
         for i, value in enumerate(closed_form.gradient(row)):
-            error = abs(to_fraction(found.evaluation.exact(i)) - value) / Fraction(2) ** int(found.unit_log2[i])
-            assert error <= Fraction(float(found.uncertainty[i])) * Fraction(1001, 1000)
+            error = abs(to_fraction(found.evaluation.exact(i)) - value) / Fraction(2) ** int(found.values.unit_log2[i])
+            assert error <= Fraction(float(found.values.uncertainty[i])) * Fraction(1001, 1000)
 
 
 def test_many_subnormals_together() -> None:
@@ -414,4 +422,4 @@ def test_many_subnormals_together() -> None:
         problem = make_problem([[gap] + [0.0] * 4095], [0], fmt)
         exact = reference.compute(problem, fmt, Settings())
         gradient = candidates.load("compensated").gradient(problem)
-        assert exact.in_ulps(Comparison(exact, gradient).errors)[0, 0] <= 16
+        assert exact.values.in_ulps(Comparison(exact, gradient).errors)[0, 0] <= 16

@@ -1,0 +1,130 @@
+"""Exact values with their uncertainty, counted in units, so that vectorised arithmetic neither underflows nor rounds.
+
+A value's unit is its ulp in the gradient format, but never below 2^-600: the largest errors of the tiniest values would
+overflow float64 in ulps of 2^-1074.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradcheck.exact import Dyadic
+from gradcheck.formats import Float64, Format, Int64
+
+SMALLEST_UNIT_LOG2 = -600
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Values:
+    """Values of any shape; every array has that shape.
+
+    Attributes:
+        high, low: the value is (high + low)·2^unit_log2.
+        ulp_log2, ulp_most_log2: log2 of its ulp in the format. Where the uncertainty leaves open on which side of a
+            power of two the value lies, the smaller one and the larger one, else the same.
+        uncertainty: bound on the error of high + low, in units.
+    """
+
+    format: Format
+    high: Float64
+    low: Float64
+    ulp_log2: Int64
+    ulp_most_log2: Int64
+    unit_log2: Int64
+    uncertainty: Float64
+
+    @property
+    def size(self) -> Float64:
+        """The magnitude, in units."""
+        return np.abs(self.high)
+
+    @property
+    def resolved(self) -> NDArray[np.bool_]:
+        """Whether a value can be told from 0."""
+        return self.size > self.uncertainty
+
+    def in_ulps(self, amounts: Float64) -> Float64:
+        """Amounts in units as ulps (the smaller, where two are possible); inf past 2^1024 of them."""
+        with np.errstate(over="ignore"):
+            return np.ldexp(amounts, (self.unit_log2 - self.ulp_log2).astype(np.int32))
+
+    def in_ulps_at(self, amounts: Float64, place: tuple[int, ...]) -> float:
+        """One of `in_ulps`, without the others."""
+        with np.errstate(over="ignore"):
+            return float(np.ldexp(amounts[place], int(self.unit_log2[place] - self.ulp_log2[place])))
+
+    def each(self, change: Callable[[str, Any], Any]) -> Values:
+        """The values whose arrays are `change(name, array)`: some of them, or spread over more places."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "format"]
+        return Values(format=self.format, **{name: change(name, getattr(self, name)) for name in names})
+
+
+class Exact(Protocol):
+    """What a candidate is compared with."""
+
+    @property
+    def values(self) -> Values:
+        """The values, (N, k)."""
+        ...
+
+    @property
+    def judged(self) -> NDArray[np.bool_]:
+        """False in rows that are undefined, (N,)."""
+        ...
+
+    def exact(self, row: int, cls: int) -> Dyadic:
+        """One value, to all its digits."""
+        ...
+
+
+def nothing(fmt: Format, shape: tuple[int, ...]) -> Values:
+    """Zeros, exactly known."""
+    unit_log2 = max(fmt.subnormal_log2, SMALLEST_UNIT_LOG2)
+    return Values(
+        format=fmt,
+        high=np.zeros(shape),
+        low=np.zeros(shape),
+        ulp_log2=np.full(shape, fmt.subnormal_log2),
+        ulp_most_log2=np.full(shape, fmt.subnormal_log2),
+        unit_log2=np.full(shape, unit_log2),
+        uncertainty=np.zeros(shape),
+    )
+
+
+@np.errstate(all="ignore")
+def in_units(fmt: Format, high: Float64, low: Float64, exponent: Int64, error_log2: Float64) -> Values:
+    """(high + low)·2^exponent, off by at most 2^error_log2, in units, with what is known of the ulps."""
+    magnitude = np.frexp(high)[1] - 1 + exponent
+    own_log2 = np.where(high == 0, fmt.emin, np.maximum(magnitude, fmt.emin)) - fmt.precision + 1
+    unit_log2 = np.maximum(own_log2, SMALLEST_UNIT_LOG2)
+    shift = np.minimum(np.maximum(exponent - unit_log2, -3000), 3000).astype(np.int32)
+    high, low = np.ldexp(high, shift), np.ldexp(low, shift)
+    size = np.abs(high)
+    # high + low drops what lies 2^-104 below the value, or 2^-1000 below the unit
+    uncertainty = np.exp2(np.minimum(np.maximum(error_log2 - unit_log2, -1000), 1024)) + size * 2.0**-104
+    # Does the interval reach the powers of two around the value? Their distance is exact, the rest is small
+    exponent = np.where(size > 0, np.frexp(size)[1] - 1, -(10**6))
+    beyond = low * np.sign(high)
+    under = (size - np.ldexp(1.0, exponent)) + beyond < uncertainty
+    over = (np.ldexp(2.0, exponent) - size) - beyond <= uncertainty
+    least, most = np.maximum(size - uncertainty, 0.0), np.minimum(size + uncertainty, np.finfo(np.float64).max)
+    lowest = np.where(under, np.where(least > 0, np.minimum(np.frexp(least)[1] - 1, exponent - 1), -(10**6)), exponent)
+    highest = np.where(over, np.maximum(np.frexp(most)[1] - 1, exponent + 1), exponent)
+    ulp_log2, ulp_most_log2 = (
+        np.maximum(bound + unit_log2, fmt.emin) - fmt.precision + 1 for bound in (lowest, highest)
+    )
+    return Values(
+        format=fmt,
+        high=high,
+        low=low,
+        ulp_log2=ulp_log2,
+        ulp_most_log2=ulp_most_log2,
+        unit_log2=unit_log2,
+        uncertainty=uncertainty,
+    )
