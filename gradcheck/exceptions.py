@@ -47,3 +47,7 @@ class MissingExtraError(GradcheckError):
 
     def __init__(self, what: str, extra: str, package: str) -> None:
         super().__init__(f"{what} needs the package '{package}': pip install 'gradcheck[{extra}]'")
+
+
+class CrashedError(GradcheckError):
+    """The user's own code failed; becomes a crashed result where it was called as a candidate."""

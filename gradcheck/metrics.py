@@ -88,7 +88,7 @@ class Comparison:
     Attributes:
         candidate: in float64.
         errors: |c − g| in units; inf for a component that is not finite.
-        ulps: the same in ulps.
+        ulps: the same in ulps; absolute: as a number.
         judged: False in undefined rows.
     """
 
@@ -100,7 +100,10 @@ class Comparison:
         scaled = in_units(np.where(finite, self.candidate, 0.0), self.values.unit_log2)
         self.errors: Float64 = np.where(finite, np.abs((scaled - self.values.high) - self.values.low), np.inf)
         self.ulps = self.values.in_ulps(self.errors)
-        self.judged = np.broadcast_to(exact.judged[:, None], self.errors.shape)
+        absolute = np.ldexp(self.errors, self.values.unit_log2.astype(np.int32))
+        # an error past 2^1024 units is all candidate
+        self.absolute: Float64 = np.where(np.isinf(self.errors) & finite, np.abs(self.candidate), absolute)
+        self.judged = np.broadcast_to(exact.judged, self.errors.shape)
 
     def worst(self, metric: Float64) -> Extreme | None:
         """The largest value of a metric, (N, k), among the judged components; None where there are none."""
@@ -135,7 +138,7 @@ def decide(comparison: Comparison, limits: Limits) -> Decision:
     passed |= (errors == 0) & (slack == 0)
     failed |= ~np.isfinite(comparison.candidate)
     undecided = judged & ~passed & ~failed
-    worst = comparison.worst(_ratio(errors, certain))
+    worst = comparison.worst(ratio(errors, certain))
     return Decision(
         failed=int((failed & judged).sum()),
         judged=int(judged.sum()),
@@ -152,18 +155,15 @@ def measure(comparison: Comparison, bound: Float64) -> Measures:
     judged, resolved = comparison.judged, values.resolved
     top = values.unit_log2.max(axis=1, keepdims=True)
     shift = (values.unit_log2 - top).astype(np.int32)
-    absolute = np.ldexp(errors, values.unit_log2.astype(np.int32))
-    # an error past 2^1024 units is all candidate
-    absolute = np.where(np.isinf(errors) & np.isfinite(candidate), np.abs(candidate), absolute)
     # What cannot be told from 0, in the reference and in the candidate, is 0 in both
     visible = np.where(resolved | (errors > 2 * values.uncertainty), errors, 0.0)
     largest = np.ldexp(values.size, shift).max(axis=1, keepdims=True)
     metrics = {
-        "abs": absolute,
-        "rel": _ratio(visible, values.size),
+        "abs": comparison.absolute,
+        "rel": ratio(visible, values.size),
         "ulp": comparison.ulps,
-        "norm": _ratio(np.ldexp(visible, shift), largest),
-        "bound": _ratio(errors, bound),
+        "norm": ratio(np.ldexp(visible, shift), largest),
+        "bound": ratio(errors, bound),
     }
     return Measures(
         extremes={name: comparison.worst(metric) for name, metric in metrics.items()},
@@ -185,7 +185,7 @@ def measure_gradient(problem: Problem, reference: Reference, comparison: Compari
     )
 
 
-def _ratio(errors: Float64, limits: Float64) -> Float64:
+def ratio(errors: Float64, limits: Float64) -> Float64:
     """errors/limits, where 0/0 is 0: nothing is allowed and nothing is wrong."""
     ratio = errors / limits
     return np.where(errors == 0, 0.0, np.where(np.isnan(ratio), np.inf, ratio))

@@ -58,7 +58,8 @@ class Judged:
     measures: Measures
     decision: Decision
     reference: ReferenceFacts | None
-    loss: Dyadic | float
+    loss: Dyadic | float | None
+    """Of all rows; None where the question was about another function."""
     sufficient: Sufficient | None = None
     """What would decide an inconclusive result, where the user's own digits or step did not."""
 
@@ -83,6 +84,28 @@ Outcome = Judged | Skipped | Crashed
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepFacts:
+    """Which step of the derivation a result is about.
+
+    Attributes:
+        logits: where a step has a value for each class and each logit, the class whose logit each checked row is
+            about; None elsewhere.
+        columns: how many of the logits were looked at in each row; None where a step does not go by logits.
+        by_class: False where the step has a single value for the row.
+        zeros: probabilities by which the step divides that are 0 in the format; thin: factors of its products below
+            the normal range.
+    """
+
+    name: str
+    formula: str
+    logits: tuple[int, ...] | None = None
+    columns: int | None = None
+    by_class: bool = True
+    zeros: int = 0
+    thin: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """One candidate on one problem.
 
@@ -91,6 +114,7 @@ class Result:
         format: the logits' format; gradient_format: the one that the gradient is judged in.
         again: the command that shows this result again.
         row_numbers: where only some rows of the input were checked, their numbers in the input.
+        step: where a step of the derivation was checked, not a gradient.
     """
 
     case: str
@@ -104,6 +128,7 @@ class Result:
     outcome: Outcome
     again: str = ""
     row_numbers: tuple[int, ...] | None = None
+    step: StepFacts | None = None
 
     def row_number(self, row: int) -> int:
         """The number that a checked row has in the input."""

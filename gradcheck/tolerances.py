@@ -232,9 +232,6 @@ def _sizes(values: Values) -> tuple[Float64, Float64]:
 def stable_bound(reference: Reference, *, flush: bool = False) -> Float64:
     """B of every component in the reference's units, (N, k); 0 in ignored and undefined rows.
 
-    Args:
-        flush: whether flushed subnormals are accepted.
-
         B = s·φ·{ p·[ A·( u·(3δ + 2·ln S₀ + 8 + t) + 4·√k·u_acc ) + R·n·u_acc ] + 4u·|q| }
             + [softcap only] (s/T)·4u·|G|  +  2u·|g|  +  λ·max(1, s·A·max φ)
 
@@ -242,6 +239,9 @@ def stable_bound(reference: Reference, *, flush: bool = False) -> Float64:
 
     Rounding of the shift and of log p after Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021 (here
     componentwise); sums after Higham & Mary, SIAM J. Sci. Comput. 41(5), 2019. docs/numerics.md derives it.
+
+    Args:
+        flush: whether flushed subnormals are accepted: λ is then the smallest normal value.
     """
     bound = np.zeros(reference.values.high.shape)
     for n, row in enumerate(reference.rows):
@@ -278,6 +278,11 @@ def softmax_roundings(e: Estimates) -> Float64:
         finite = np.where(np.isfinite(e.z), e.z, 0.0)
         transformed = 2 * (np.abs(finite) + np.abs(finite).max())
     return 3 * e.delta + 2 * e.log_sum + 8 + transformed
+
+
+def softmax_error(e: Estimates, fmt: Format) -> Float64:
+    """The relative error that a probability may have, r = u·(3δ + 2·ln S₀ + 8 + t) + 4·√k·u_acc, (m,)."""
+    return fmt.unit_roundoff * softmax_roundings(e) + 4 * math.sqrt(e.row.classes) * summing_roundoff(fmt)
 
 
 def label_sum_error(e: Estimates, fmt: Format) -> float:

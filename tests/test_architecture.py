@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "gradcheck"
 # Each line may import from the lines above it, and from its own folder; docs/architecture.md draws the same house.
 FLOORS = (
     {"__init__", "exceptions"},
-    {"exact", "plugins"},
+    {"exact", "plugins", "functions"},
     {"formats"},
     {"text", "problem", "distributions"},
     {"estimates", "losses", "files"},
@@ -20,7 +20,7 @@ FLOORS = (
     {"tolerances"},
     {"metrics"},
     {"results"},
-    {"check", "sweep"},
+    {"check", "sweep", "derivation"},
     {"report"},
     {"cli"},
     {"__main__"},

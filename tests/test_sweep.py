@@ -96,7 +96,11 @@ def test_the_command(program: Program) -> None:
     record = json.loads(
         program("sweep", "--generate", "normal", "--row", "2", "--engine", "flint", "--format", "json").out
     )
-    assert (record["row"], len(record["rule"])) == (2, 4)
+    (found,) = record["sweeps"]
+    assert (found["row"], len(found["rule"])) == (2, 4)
+    assert (
+        program("sweep", "--case", "plain-3", "--case", "saturated-gap-4*").out.count("The bottom of each curve") == 2
+    )
     assert program("sweep", "--case", "plain-3", "--format", "markdown").out.count("\n|---:|") == 3
     for wrong in (["--format", "jsonl"], ["--row", "9"], ["--class", "9"], ["--sample", "2"]):
         assert program("sweep", "--case", "plain-3", *wrong).code == 2

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from gradcheck import check, formats, tolerances
 from gradcheck.candidates import Candidate
-from gradcheck.cli._options import Judging
+from gradcheck.cli._options import Judging, Rule
 from gradcheck.exact import positive, whole
 from gradcheck.exceptions import UsageError
 from gradcheck.problem import Problem
@@ -26,13 +26,9 @@ class Judge:
         self._flush = judging.ftz
         self._tolerance = tolerances.parse(judging.tolerance)
         self._format = formats.named(judging.gradient_dtype) if judging.gradient_dtype else None
-        try:
-            digits = None if judging.digits == "auto" else whole(judging.digits)
-        except ValueError:
-            raise UsageError(f"--digits is a whole number or auto, not '{judging.digits}'") from None
         self._settings = Settings(
-            digits=digits,
-            step_log2=_step_log2(judging.step),
+            digits=digits_of(judging),
+            step_log2=step_log2_of(judging),
             order=judging.order,
             method=judging.method,
             engine=judging.engine,
@@ -54,7 +50,17 @@ class Judge:
         )
 
 
-def _step_log2(text: str) -> int | None:
+def digits_of(rule: Rule) -> int | None:
+    """The user's own working digits; None lets the format decide."""
+    try:
+        return None if rule.digits == "auto" else whole(rule.digits)
+    except ValueError:
+        raise UsageError(f"--digits is a whole number or auto, not '{rule.digits}'") from None
+
+
+def step_log2_of(rule: Rule) -> int | None:
+    """log2 of the user's own step; None lets the format decide."""
+    text = rule.step
     if text == "auto":
         return None
     base, power, exponent = text.partition("^")

@@ -28,7 +28,13 @@ class Source:
         str | None,
         typer.Option(help="Random logits instead of a file: normal, uniform, heavy-tailed.", metavar="NAME"),
     ] = None
-    case: Annotated[str | None, typer.Option(help="A case of the catalogue instead of a file.", metavar="NAME")] = None
+    case: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A case of the catalogue instead of a file; repeatable, and a pattern, where several will do.",
+            metavar="GLOB",
+        ),
+    ] = None
     labels: Annotated[
         str | None,
         typer.Option(help="A file, a class number, argmax or argmin. Default: 'labels' in the file.", metavar="WHAT"),
@@ -62,17 +68,9 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judging:
-    """What is checked, by what rule, against which reference."""
+class Rule:
+    """By what rule is judged, and how fine the reference is."""
 
-    candidate: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A built-in implementation; repeatable. Default: shifted.",
-            rich_help_panel=_JUDGED,
-            metavar="NAME",
-        ),
-    ] = None
     tolerance: Annotated[
         str,
         typer.Option(
@@ -84,14 +82,6 @@ class Judging:
     ftz: Annotated[
         bool, typer.Option("--ftz", help="Accept flushed subnormals under stable.", rich_help_panel=_JUDGED)
     ] = False
-    gradient_dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="The format to judge in. Default: the gradient array's own.",
-            rich_help_panel=_JUDGED,
-            metavar="DTYPE",
-        ),
-    ] = None
     digits: Annotated[
         str,
         typer.Option(help="Working digits of the reference, or auto.", rich_help_panel=_REFERENCE, metavar="N"),
@@ -104,6 +94,28 @@ class Judging:
             metavar="H",
         ),
     ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging(Rule):
+    """What is checked, by what rule, against which reference."""
+
+    candidate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A built-in implementation; repeatable. Default: shifted.",
+            rich_help_panel=_JUDGED,
+            metavar="NAME",
+        ),
+    ] = None
+    gradient_dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="The format to judge in. Default: the gradient array's own.",
+            rich_help_panel=_JUDGED,
+            metavar="DTYPE",
+        ),
+    ] = None
     order: Annotated[
         int, typer.Option(help="Order of the central difference: 2, 4, 6 or 8.", rich_help_panel=_REFERENCE)
     ] = 2
@@ -210,6 +222,11 @@ def arguments(group: DataclassInstance, *, without: tuple[str, ...] = ()) -> lis
         for item in value if isinstance(value, list) else [value]:
             words += [flag] if item is True else [flag, str(item)]
     return words
+
+
+def path(logits: str | None) -> list[str]:
+    """The argument that names a file of logits."""
+    return [] if logits is None else [f"./{logits}" if logits.startswith("-") else logits]
 
 
 def command_line(words: list[str]) -> str:

@@ -25,24 +25,32 @@ EXIT_DISAGREES, EXIT_CANNOT_CHECK, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def finish(
-    results: Iterator[Result], settings: dict[str, Any], reporting: Reporting, notes: tuple[str, ...] = ()
+    results: Iterator[Result],
+    settings: dict[str, Any],
+    reporting: Reporting,
+    notes: Sequence[str] = (),
+    other: tuple[Sequence[str], Callable[[str, tuple[str, ...]], str]] | None = None,
 ) -> None:
-    """Takes the results as they come, writes the reports, and leaves with the exit code; also when interrupted."""
-    from gradcheck import report as reports
+    """Takes the results as they come, writes the reports, and leaves with the exit code; also when interrupted.
 
-    ways = targets(reporting, reports.names())
+    Args:
+        notes: read when all results have come, so that they may grow with them.
+        other: another rendering than that of a report: its formats, and `(format, notes) -> text`.
+    """
+    from gradcheck import report as reports
+    from gradcheck.results import Report
+
+    ways = targets(reporting, other[0] if other else reports.names())
     done: list[Result] = []
     interrupted = False
     try:
         done.extend(results)
     except KeyboardInterrupt:
         interrupted = True
-    from gradcheck.results import Report
-
-    if interrupted:
-        notes = (*notes, "interrupted before the end")
-    report = Report(version=__version__, settings=settings, results=tuple(done), notes=notes)
-    write(lambda name, style: reports.render(name, report, style), reporting, ways)
+    said = (*notes, "interrupted before the end") if interrupted else tuple(notes)
+    report = Report(version=__version__, settings=settings, results=tuple(done), notes=said)
+    render = other[1] if other else None
+    write(lambda name, style: render(name, said) if render else reports.render(name, report, style), reporting, ways)
     if interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     raise typer.Exit(0 if reporting.exit_zero else exit_code(report))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+
 import numpy as np
 
 from gradcheck import candidates, cases, distributions, files, formats, losses
@@ -24,10 +27,10 @@ def load(
     options = losses.parse(source.loss or [])
     if source.case is not None:
         fmt = formats.named(source.dtype or "float32")
-        (case, *more) = cases.select([source.case])
+        (case, *more) = cases.select(source.case)
         if more:
             raise UsageError(
-                f"--case '{source.case}' names {1 + len(more)} cases; 'gradcheck stability' takes patterns"
+                f"--case {' '.join(source.case)} names {1 + len(more)} cases; 'gradcheck stability' takes them all"
             )
         made = case.problem(fmt)
         if made is None:
@@ -56,6 +59,24 @@ def load(
         read = files.load_gradient(source.gradient, array.shape, gradient_dtype, fmt)
         gradients.append(candidates.given(source.gradient, read))
     return name, problem, gradients, notes
+
+
+def load_each(logits: str | None, source: Source) -> Iterator[tuple[str, Problem, Int64 | None, list[str]]]:
+    """The problem, or that of each case: its name, itself, the numbers of the rows to look at (None: all), notes."""
+    selected = [] if source.case is None else cases.select(source.case)
+    one_by_one = [dataclasses.replace(source, case=[case.name]) for case in selected] or [source]
+    held = [one for one in one_by_one if len(one_by_one) == 1 or _held(one)]
+    if not held:
+        raise UsageError(f"none of these cases has logits that {source.dtype} can hold")
+    for one in held:
+        name, problem, _, notes = load(logits, one, None)
+        yield name, problem, chosen_rows(one, problem), notes
+
+
+def _held(source: Source) -> bool:
+    """Whether the format can hold a case; of several, those that it cannot are passed over."""
+    (case,) = cases.select(source.case or [])
+    return case.problem(formats.named(source.dtype or "float32")) is not None
 
 
 def _exclusive(logits: str | None, source: Source) -> None:

@@ -51,8 +51,7 @@ def command(
 def _again(logits: str | None, source: _options.Source, judging: _options.Judging, candidate: str) -> str:
     if logits == "-":
         return ""  # standard input is not there again
-    path = [] if logits is None else [f"./{logits}" if logits.startswith("-") else logits]
-    words = ["check", *path, *_options.arguments(source)]
+    words = ["check", *_options.path(logits), *_options.arguments(source)]
     words += _options.arguments(judging, without=("candidate",))
     if candidate != source.gradient and candidate != "gradient in the file":
         words += ["--candidate", candidate]

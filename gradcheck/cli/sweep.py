@@ -27,10 +27,13 @@ def command(
     from gradcheck.report import _sweep
     from gradcheck.sweep import sweep
 
-    stray = [flag for flag, value in (("--gradient", source.gradient), ("--sample", source.sample)) if value]
-    if stray:
-        raise UsageError(f"{' and '.join(stray)} go with 'gradcheck check'; sweep looks at --row N, --class C")
+    if source.gradient:
+        raise UsageError("--gradient goes with 'gradcheck check'; sweep looks at --row N, --class C")
+    if source.sample or (source.rows and not source.generate):
+        raise UsageError("sweep looks at one row: --row N, --class C")
     targets = _run.targets(reporting, _sweep.NAMES)
-    name, problem, _, _ = _source.load(logits, source, None)
-    found = sweep(problem, case=name, row=row, cls=cls, engine=engine)
+    found = [
+        sweep(problem, case=name, row=row, cls=cls, engine=engine)
+        for name, problem, _, _ in _source.load_each(logits, source)
+    ]
     _run.write(lambda form, style: _sweep.render(form, found), reporting, targets)

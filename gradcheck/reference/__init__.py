@@ -96,7 +96,7 @@ class Reference:
     """The exact gradient of a problem, spread over all classes, (N, k).
 
     Attributes:
-        judged: False in rows that are undefined, (N,).
+        judged: False in rows that are undefined, (N, 1).
     """
 
     settings: Settings
@@ -229,5 +229,5 @@ def _assemble(problem: Problem, fmt: Format, settings: Settings, rows: list[RowR
         settings=settings,
         rows=tuple(rows),
         values=whole.each(spread),
-        judged=problem.status != RowStatus.UNDEFINED,
+        judged=(problem.status != RowStatus.UNDEFINED)[:, None],
     )

@@ -75,7 +75,7 @@ class Exact(Protocol):
 
     @property
     def judged(self) -> NDArray[np.bool_]:
-        """False in rows that are undefined, (N,)."""
+        """False where nothing is to be judged, of a shape that broadcasts to (N, k)."""
         ...
 
     def exact(self, row: int, cls: int) -> Dyadic:
@@ -107,7 +107,8 @@ def in_units(fmt: Format, high: Float64, low: Float64, exponent: Int64, error_lo
     high, low = np.ldexp(high, shift), np.ldexp(low, shift)
     size = np.abs(high)
     # high + low drops what lies 2^-104 below the value, or 2^-1000 below the unit
-    uncertainty = np.exp2(np.minimum(np.maximum(error_log2 - unit_log2, -1000), 1024)) + size * 2.0**-104
+    error = np.exp2(np.minimum(np.maximum(error_log2 - unit_log2, -1000), 1024))
+    uncertainty = np.where(np.isneginf(error_log2), 0.0, error) + size * 2.0**-104
     # Does the interval reach the powers of two around the value? Their distance is exact, the rest is small
     exponent = np.where(size > 0, np.frexp(size)[1] - 1, -(10**6))
     beyond = low * np.sign(high)

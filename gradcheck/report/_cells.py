@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gradcheck import text
 from gradcheck.reference import digits_of
 from gradcheck.report import _sentences
-from gradcheck.results import Judged, Result
+from gradcheck.results import Judged, Report, Result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +61,40 @@ WORST = Column(title="worst place", cell=_worst)
 
 
 def where(result: Result) -> str:
-    """Which result it is, in three words."""
-    return " ".join(column.cell(result) for column in (CASE, FORMAT, CANDIDATE))
+    """Which result it is, in a few words."""
+    return " ".join(column.cell(result) for column in head(result))
 
 
-COLUMNS = (CASE, FORMAT, CANDIDATE, ABS, REL, ULP, BOUND, DIGITS, VERDICT, WORST)
-"""Every column, in the order of a table."""
+def head(result: Result) -> tuple[Column, ...]:
+    """The columns that tell a result from the others of a report."""
+    return (CASE, FORMAT, STEP, CANDIDATE) if result.step else (CASE, FORMAT, CANDIDATE)
+
+
+STEP = Column(title="step", cell=lambda result: result.step.name if result.step else text.NOTHING)
+FORMULA = Column(title="formula", cell=lambda result: result.step.formula if result.step else text.NOTHING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The columns of a table.
+
+    Attributes:
+        columns: in their order.
+        dropped: those that make room in a narrow terminal, the first one first.
+    """
+
+    columns: tuple[Column, ...]
+    dropped: tuple[Column, ...]
+
+
+def layout(report: Report) -> Layout:
+    """The table that suits the results: of gradients, or of the derivation's steps."""
+    if any(result.step for result in report.results):
+        return Layout(
+            columns=(CASE, FORMAT, STEP, FORMULA, CANDIDATE, REL, ULP, BOUND, VERDICT, WORST),
+            dropped=(REL, CASE, FORMAT, CANDIDATE, WORST, ULP, FORMULA),
+        )
+    return Layout(
+        columns=(CASE, FORMAT, CANDIDATE, ABS, REL, ULP, BOUND, DIGITS, VERDICT, WORST),
+        dropped=(DIGITS, ABS, REL, CANDIDATE, FORMAT, WORST),
+    )

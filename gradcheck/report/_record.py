@@ -49,6 +49,8 @@ def result_record(result: Result) -> dict[str, Any]:
         "reason": _sentences.reason(result),
         "again": result.again,
     }
+    if result.step is not None:
+        record |= {"step": result.step.name, "formula": result.step.formula, "columns": result.step.columns}
     outcome = result.outcome
     if not isinstance(outcome, Judged):
         empty = (
@@ -64,16 +66,16 @@ def result_record(result: Result) -> dict[str, Any]:
         return record | dict.fromkeys([*_MAXIMA.values(), "places", *empty, "diagnosis"])
     measures, facts = outcome.measures, outcome.reference
     return record | {
-        **{field: _number(_value(measures.extremes[name])) for name, field in _MAXIMA.items()},
+        **{field: number(_value(measures.extremes[name])) for name, field in _MAXIMA.items()},
         "worst": _place(result, outcome.decision.worst),
         "places": {name: _place(result, extreme) for name, extreme in measures.extremes.items()},
         "failed": outcome.decision.failed,
         "judged": outcome.decision.judged,
-        "loss_value": text.exact(outcome.loss),
+        "loss_value": None if outcome.loss is None else text.exact(outcome.loss),
         "undefined_rows": measures.undefined_rows,
         "infinite_loss_rows": measures.infinite_loss_rows,
         "nonfinite": measures.nonfinite,
-        "total": _number(measures.total),
+        "total": number(measures.total),
         "flushed": measures.flushed,
         "wrong_sign": measures.wrong_sign,
         "ignored_nonzero": measures.ignored_nonzero,
@@ -86,7 +88,7 @@ def result_record(result: Result) -> dict[str, Any]:
             "step": text.power_of_two(facts.step_log2),
             "digits": digits_of(facts.precision_bits),
             "precision_bits": facts.precision_bits,
-            "uncertainty_ulp": _number(facts.uncertainty_ulp),
+            "uncertainty_ulp": number(facts.uncertainty_ulp),
             "certified": facts.certified,
             "evaluations": facts.evaluations,
         },
@@ -101,18 +103,22 @@ def _value(extreme: Extreme | None) -> float | None:
 def _place(result: Result, extreme: Extreme | None) -> dict[str, Any] | None:
     if extreme is None:
         return None
+    step = result.step
+    by_logit = {} if step is None or step.logits is None else {"logit": step.logits[extreme.row]}
     return {
         "row": result.row_number(extreme.row),
-        "class": extreme.cls,
+        "class": extreme.cls if step is None or step.by_class else None,
+        **by_logit,
         "candidate": text.plain(extreme.candidate),
         "candidate_hex": text.hexadecimal(extreme.candidate),
         "reference": text.exact(extreme.reference),
-        "uncertainty_ulp": _number(extreme.uncertainty_ulp),
-        "ulp": _number(extreme.ulp),
+        "uncertainty_ulp": number(extreme.uncertainty_ulp),
+        "ulp": number(extreme.ulp),
     }
 
 
-def _number(x: float | None) -> float | str | None:
+def number(x: float | None) -> float | str | None:
+    """A number as JSON holds it: a string where it is not finite."""
     if x is None or math.isfinite(x):
         return x
     return text.plain(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradcheck import text
 from gradcheck.metrics import Extreme
-from gradcheck.results import Crashed, Judged, Report, Result, Skipped, Verdict
+from gradcheck.results import Crashed, Judged, Report, Result, Skipped, StepFacts, Verdict
 
 
 def reason(result: Result) -> str:
@@ -50,9 +50,19 @@ def place(extreme: Extreme, result: Result) -> str:
     """Where a component stands, with the candidate's value and the reference's."""
     fmt = result.gradient_format
     return (
-        f"row {result.row_number(extreme.row)}, class {extreme.cls}: {text.candidate(extreme.candidate, fmt)} "
+        f"{address(result, extreme.row, extreme.cls)}: {text.candidate(extreme.candidate, fmt)} "
         f"(reference {text.reference(extreme.reference, fmt, extreme.uncertainty_ulp)})"
     )
+
+
+def address(result: Result, row: int, cls: int) -> str:
+    """Where a component stands: its row, its class, and the logit that it is the derivative by, if that is another."""
+    where = f"row {result.row_number(row)}"
+    if result.step is None or result.step.by_class:
+        where += f", class {cls}"
+    if result.step is not None and result.step.logits is not None:
+        where += f" by logit {result.step.logits[row]}"
+    return where
 
 
 def findings(result: Result, judged: Judged) -> str:
@@ -70,14 +80,28 @@ def findings(result: Result, judged: Judged) -> str:
     ]
     if measures.total is not None and measures.total > 1:
         found.append(f"a row's sum is off by {text.brief(measures.total)} times what rounding explains")
+    if result.step is not None and judged.verdict is Verdict.FAIL:
+        found += _underflow(result.step)
     if note := unjudged(result):
         found.append(note)
     return "".join(f"; {finding}" for finding in found)
 
 
+def _underflow(step: StepFacts) -> list[str]:
+    """Why a step that divides by ŷ fails where the fused form does not."""
+    found = []
+    if step.zeros:
+        found.append(f"ŷ is 0 in the format at {text.count(step.zeros, 'place')}, where −y/ŷ is infinite or 0/0")
+    if step.thin:
+        found.append(f"{text.count(step.thin, 'factor')} below the normal range, with few digits left")
+    return [*found, "the fused form ŷ − y does not divide"] if found else []
+
+
 def unjudged(result: Result) -> str:
     """The rows that no candidate could be judged on, or nothing; every format tells it of passing results, too."""
-    rows = result.outcome.measures.undefined_rows if isinstance(result.outcome, Judged) else 0
+    if not isinstance(result.outcome, Judged) or result.step is not None:  # a note tells it of all steps
+        return ""
+    rows = result.outcome.measures.undefined_rows
     return f"{text.count(rows, 'row')} undefined (NaN or inf) and not judged" if rows else ""
 
 

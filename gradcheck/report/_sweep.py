@@ -7,11 +7,14 @@ import dataclasses
 import io
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from gradcheck import text
 from gradcheck.exceptions import UnknownNameError
 from gradcheck.reference import digits_of
+from gradcheck.report import _grid
+from gradcheck.report._record import SCHEMA_VERSION, number
 from gradcheck.sweep import DIGITS, FLOAT64, Point, Sweep
 
 NAMES = ("table", "concise", "markdown", "csv", "json")
@@ -20,24 +23,25 @@ NAMES = ("table", "concise", "markdown", "csv", "json")
 _EVERY = 4
 
 
-def render(name: str, sweep: Sweep) -> str:
-    """The sweep in one of `NAMES`, ending with a newline.
+def render(name: str, sweeps: Sequence[Sweep]) -> str:
+    """The sweeps in one of `NAMES`, ending with a newline.
 
     Raises:
         UnknownNameError: where there is no such format.
     """
     match name:
         case "csv":
-            return _csv(sweep)
+            return _csv(sweeps)
         case "json":
-            return json.dumps(_record(sweep), allow_nan=False, indent=2) + "\n"
+            record = {"schema_version": SCHEMA_VERSION, "sweeps": [_record(sweep) for sweep in sweeps]}
+            return json.dumps(record, allow_nan=False, indent=2) + "\n"
         case "table" | "concise" | "markdown":
-            return _pages(sweep, markdown=name == "markdown")
+            return "\n".join(_page(sweep, markdown=name == "markdown") for sweep in sweeps)
         case _:
             raise UnknownNameError("sweep format", name, NAMES)
 
 
-def _pages(sweep: Sweep, *, markdown: bool) -> str:
+def _page(sweep: Sweep, *, markdown: bool) -> str:
     value = text.exact(sweep.value, 20)
     head = [
         f"{text.name(sweep.case)}, {sweep.format.name}, row {sweep.row}, class {sweep.cls}: exact gradient {value}",
@@ -64,7 +68,7 @@ def _pages(sweep: Sweep, *, markdown: bool) -> str:
         digits = str(digits_of(plan.precision_bits))
         row = [str(plan.stencil.order), text.power_of_two(plan.step_log2), digits]
         rule.append([*row, *map(text.brief, parts)])
-    layout = _markdown if markdown else _columns
+    layout = _grid.markdown if markdown else _grid.plain
     return (
         "\n".join(
             [
@@ -102,28 +106,19 @@ def _reading(sweep: Sweep) -> str:
     )
 
 
-def _columns(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-
-
-def _markdown(rows: list[list[str]]) -> list[str]:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return [lines[0], f"|{'---:|' * len(rows[0])}", *lines[1:]]
-
-
-def _csv(sweep: Sweep) -> str:
+def _csv(sweeps: Sequence[Sweep]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([field.name for field in dataclasses.fields(Point)])
-    for point in sweep.points:
-        writer.writerow(["" if value is None else value for value in dataclasses.astuple(point)])
+    writer.writerow(["case", "row", "class", *(field.name for field in dataclasses.fields(Point))])
+    for sweep in sweeps:
+        place = [text.name(sweep.case), sweep.row, sweep.cls]
+        for point in sweep.points:
+            writer.writerow([*place, *("" if value is None else value for value in dataclasses.astuple(point))])
     return buffer.getvalue()
 
 
 def _record(sweep: Sweep) -> dict[str, Any]:
     return {
-        "schema_version": 1,
         "case": sweep.case,
         "dtype": sweep.format.name,
         "row": sweep.row,
@@ -135,14 +130,16 @@ def _record(sweep: Sweep) -> dict[str, Any]:
                 "step": text.power_of_two(choice.plan.step_log2),
                 "digits": digits_of(choice.plan.precision_bits),
                 "precision_bits": choice.plan.precision_bits,
-                "truncation_ulp": _number(choice.truncation_ulp),
-                "rounding_ulp": _number(choice.rounding_ulp),
+                "truncation_ulp": number(choice.truncation_ulp),
+                "rounding_ulp": number(choice.rounding_ulp),
             }
             for choice in sweep.chosen
         ],
-        "points": [{key: _number(value) for key, value in dataclasses.asdict(point).items()} for point in sweep.points],
+        "points": [
+            {
+                key: number(value) if isinstance(value, float) else value
+                for key, value in dataclasses.asdict(point).items()
+            }
+            for point in sweep.points
+        ],
     }
-
-
-def _number(value: Any) -> Any:
-    return text.plain(value) if isinstance(value, float) and not math.isfinite(value) else value

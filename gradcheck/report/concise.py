@@ -12,7 +12,7 @@ def render(report: Report, style: Style) -> str:
     """`VERDICT case format candidate metric=value …`, then what failed and how to see it again."""
     lines = []
     for result in report.results:
-        head = [column.cell(result) for column in (_cells.VERDICT, _cells.CASE, _cells.FORMAT, _cells.CANDIDATE)]
+        head = [column.cell(result) for column in (_cells.VERDICT, *_cells.head(result))]
         metrics = [f"{column.title.replace(' ', '_')}={column.cell(result)}" for column in _SHOWN]
         lines.append("  ".join([*head, *metrics]))
         if result.verdict is Verdict.PASS:

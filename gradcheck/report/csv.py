@@ -12,7 +12,7 @@ from gradcheck.report import Style, _record
 from gradcheck.results import Report
 
 _FIELDS = (
-    "case", "candidate", "dtype", "gradient_dtype", "rows", "classes", "tolerance", "verdict",
+    "case", "step", "candidate", "dtype", "gradient_dtype", "rows", "classes", "tolerance", "verdict",
     "max_abs", "max_rel", "max_ulp", "max_bound", "norm", "loss_value", "failed", "judged",
     "undefined_rows", "nonfinite", "total", "flushed", "wrong_sign",
 )  # fmt: skip

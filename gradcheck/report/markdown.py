@@ -10,11 +10,12 @@ from gradcheck.results import Report
 
 def render(report: Report, style: Style) -> str:
     """The table, what failed, and the summary."""
+    columns = _cells.layout(report).columns
     lines = [
-        _line([column.title for column in _cells.COLUMNS]),
-        _line(["---:" if column.number else "---" for column in _cells.COLUMNS]),
+        _line([column.title for column in columns]),
+        _line(["---:" if column.number else "---" for column in columns]),
     ]
-    lines += [_line([_escaped(column.cell(result)) for column in _cells.COLUMNS]) for result in report.results]
+    lines += [_line([_escaped(column.cell(result)) for column in columns]) for result in report.results]
     told = [(result, _sentences.told(result, verbose=style.verbose)) for result in report.results]
     if any(sentence for _, sentence in told):
         lines.append("")

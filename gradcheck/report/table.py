@@ -13,8 +13,6 @@ from gradcheck import text
 from gradcheck.report import Style, _cells, _sentences, concise
 from gradcheck.results import Report, Verdict
 
-# The order in which columns make room in a narrow terminal
-_DROPPED = (_cells.DIGITS, _cells.ABS, _cells.REL, _cells.CANDIDATE, _cells.FORMAT, _cells.WORST)
 _WORST_WIDTH = 30
 _PADDING = 2
 _UNLIMITED = 100_000
@@ -67,14 +65,15 @@ def render(report: Report, style: Style) -> str:
 
 def _fitting(report: Report, width: int) -> tuple[list[_cells.Column], list[_cells.Column]]:
     """The columns that fit, none where the narrowest table does not, and those that had to go."""
+    layout = _cells.layout(report)
     natural = {
         column.title: max([len(column.title), *(len(column.cell(result)) for result in report.results)])
-        for column in _cells.COLUMNS
+        for column in layout.columns
     }
     natural[_cells.WORST.title] = min(natural[_cells.WORST.title], _WORST_WIDTH)
-    columns = list(_cells.COLUMNS)
+    columns = list(layout.columns)
     dropped: list[_cells.Column] = []
-    for column in (*_DROPPED, None):
+    for column in (*layout.dropped, None):
         if sum(natural[kept.title] + _PADDING for kept in columns) <= width:
             return columns, dropped
         if column is not None:
