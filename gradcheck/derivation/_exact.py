@@ -45,7 +45,13 @@ def precision(estimates: Estimates, fmt: Format, digits: int | None, step_log2: 
     if step_log2 is None:
         step_log2 = -math.ceil((fmt.precision + TARGET_BITS + 3) / 2)
     present = np.isfinite(estimates.z)
-    depth = min(-fmt.subnormal_log2, math.ceil(-2 * float(estimates.p_log2[present].min())))
+    # a class that stands alone has derivatives of 0, which no number of digits tells from 0
+    alone = int(estimates.row.counts[present].sum()) == 1
+    depth = (
+        -fmt.subnormal_log2
+        if alone
+        else min(-fmt.subnormal_log2, math.ceil(-2 * float(estimates.p_log2[present].min())))
+    )
     logarithm = math.frexp(float(estimates.z.max()) - float(estimates.z[present].min()) + estimates.log_sum + 1)[1]
     bits = fmt.precision + TARGET_BITS - 2 * step_log2 + depth + logarithm + _GUARD_BITS
     return Precision(step_log2=step_log2, bits=bits if digits is None else math.ceil(digits * math.log2(10)))

@@ -55,7 +55,7 @@ class Forward:
 
     def rounded(self, values: Array) -> Array:
         """Values of the accumulator's dtype in the format's."""
-        return np.asarray(np.asarray(values).astype(self.format.dtype))
+        return np.asarray(values, dtype=self.format.dtype)
 
     def same(self, columns: Int64) -> Array:
         """δᵢₙ for each column n, (C, k)."""
