@@ -31,9 +31,15 @@ def make_problem(logits: Any, labels: Any, fmt: str | Format = "float64", loss: 
     )
 
 
+def arrays(path: str | Path) -> dict[str, Array]:
+    """All arrays of an .npz file, which is closed again."""
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
 def real(name: str, fmt: str | None = None, loss: Sequence[str] = ("reduction=mean",)) -> tuple[Problem, Any]:
     """Real logits as a problem, cast to `fmt` if given, and the archive they come from."""
-    archive = np.load(DATA / f"{name}.npz", allow_pickle=False)
+    archive = arrays(DATA / f"{name}.npz")
     logits: Array = archive["logits"]
     own = named("bfloat16") if logits.dtype == np.uint16 else named(logits.dtype.name)
     exact = logits.view(own.dtype).astype(np.float64)

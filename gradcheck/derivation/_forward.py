@@ -59,7 +59,7 @@ class Forward:
 
     def same(self, columns: Int64) -> Array:
         """δᵢₙ for each column n, (C, k)."""
-        return (np.arange(len(self.logits)) == columns[:, None]).astype(self.format.dtype)
+        return np.asarray(np.arange(len(self.logits)) == columns[:, None], dtype=self.format.dtype)
 
     # --- the formulas ------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from gradcheck.reference import engines
 from gradcheck.reference.engines import Evaluation
 from gradcheck.reference.rule import PRECISION_CAP_BITS, TARGET_BITS, Plan, plan, truncation_log2
 from gradcheck.reference.stencils import stencil
-from gradcheck.reference.values import Values, in_units, nothing
+from gradcheck.reference.values import SMALLEST_UNIT_LOG2, Values, in_units, nothing
 
 MINIMUM_DIGITS = 5
 
@@ -189,11 +189,15 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
     current = plan(estimates, fmt, ulp_log2, shape, settings.target_bits, settings.step_log2)
     if settings.digits is not None:
         current = dataclasses.replace(current, precision_bits=math.ceil(settings.digits * math.log2(10)))
+    # the errors of heavy labels must not overflow in units of tiny components
+    size_log2 = math.log2(max(estimates.scale * estimates.weight, 1.0))
+    smallest_unit_log2 = max(SMALLEST_UNIT_LOG2, math.ceil(size_log2) - 900)
     for evaluations in range(1, 1000):
         evaluation = evaluate(estimates, current)
         truncation = truncation_log2(estimates, current)
         error_log2 = np.logaddexp2(truncation, evaluation.rounding_log2)
-        values = in_units(fmt, evaluation.high, evaluation.low, evaluation.exponent, error_log2)
+        cut = (evaluation.high, evaluation.low, evaluation.exponent)
+        values = in_units(fmt, *cut, error_log2, smallest_unit_log2)
         # Where the error may hide the value, ask as if the value were smaller still, and bolder every round
         bold = np.floor(error_log2) - fmt.precision - 32 * 2.0**evaluations
         hidden = values.uncertainty >= values.size / 2

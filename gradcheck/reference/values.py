@@ -98,11 +98,22 @@ def nothing(fmt: Format, shape: tuple[int, ...]) -> Values:
 
 
 @np.errstate(all="ignore")
-def in_units(fmt: Format, high: Float64, low: Float64, exponent: Int64, error_log2: Float64) -> Values:
-    """(high + low)·2^exponent, off by at most 2^error_log2, in units, with what is known of the ulps."""
+def in_units(
+    fmt: Format,
+    high: Float64,
+    low: Float64,
+    exponent: Int64,
+    error_log2: Float64,
+    smallest_unit_log2: int = SMALLEST_UNIT_LOG2,
+) -> Values:
+    """(high + low)·2^exponent, off by at most 2^error_log2, in units, with what is known of the ulps.
+
+    Args:
+        smallest_unit_log2: a larger one leaves room for larger errors.
+    """
     magnitude = np.frexp(high)[1] - 1 + exponent
     own_log2 = np.where(high == 0, fmt.emin, np.maximum(magnitude, fmt.emin)) - fmt.precision + 1
-    unit_log2 = np.maximum(own_log2, SMALLEST_UNIT_LOG2)
+    unit_log2 = np.maximum(own_log2, smallest_unit_log2)
     shift = np.minimum(np.maximum(exponent - unit_log2, -3000), 3000).astype(np.int32)
     high, low = np.ldexp(high, shift), np.ldexp(low, shift)
     size = np.abs(high)

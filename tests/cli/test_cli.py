@@ -19,7 +19,7 @@ import pytest
 
 from gradcheck import __version__, cases, files
 from gradcheck.formats import named
-from tests.conftest import DATA, Program
+from tests.conftest import DATA, Program, arrays
 
 GRADCHECK = [sys.executable, "-m", "gradcheck"]
 
@@ -36,7 +36,7 @@ def small(tmp_path: Path) -> str:
 
 
 def shifted(path: str) -> Any:
-    archive = np.load(path)
+    archive = arrays(path)
     exps = np.exp(archive["logits"] - archive["logits"].max(axis=1, keepdims=True))
     p = exps / exps.sum(axis=1, keepdims=True)
     p[np.arange(len(p)), archive["labels"]] -= 1
@@ -118,7 +118,7 @@ def test_a_gradient_that_another_program_wrote(suffix: str, small: str, tmp_path
 
 
 def test_a_gradient_in_the_file_is_checked(small: str, tmp_path: Path, program: Program) -> None:
-    archive = np.load(small)
+    archive = arrays(small)
     path = saved(tmp_path / "bad.npz", archive["logits"], archive["labels"], gradient=shifted(small) * 2)
     ran = program("check", path)
     assert ran.code == 1
@@ -137,7 +137,7 @@ def test_bit_patterns_of_a_gradient(small: str, tmp_path: Path, program: Program
 
 
 def test_a_part_of_the_rows_keeps_its_numbers_and_its_share(small: str, tmp_path: Path, program: Program) -> None:
-    archive = np.load(small)
+    archive = arrays(small)
     wrong = shifted(small) / 3
     wrong[2, 1] *= 1.01
     path = saved(tmp_path / "mean.npz", archive["logits"], archive["labels"], gradient=wrong.astype(np.float32))

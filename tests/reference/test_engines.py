@@ -173,16 +173,44 @@ def test_what_a_series_leaves_out_is_in_its_ball(order: int, monkeypatch: pytest
         row = make_problem([logits], [label]).terms.row(0)
         sound = reference._row(estimate(row), named("float64"), settings)
         with monkeypatch.context() as patch:
-            patch.setattr(flint, "_series_terms", lambda *_: 1)
+            patch.setattr(flint, "_series_terms", lambda *_: (1, []))
             coarse = reference._row(estimate(row), named("float64"), settings)
         assert (coarse.values.uncertainty > 2 * sound.values.uncertainty).any()
         for found in (sound, coarse):
             assert_within_claim(found)
 
 
+def test_the_few_that_need_more_terms_take_their_logarithms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A saturated class asks for hundreds of terms: it does not take the row with it, nor lose its own digits."""
+    from gradcheck.reference.engines import flint
+
+    logits = [700.0, *np.random.default_rng(0).normal(size=30).tolist()]
+    row = make_problem([logits], [0]).terms.row(0)
+    chosen = []
+    choose = flint._series_terms
+
+    def seen(*arguments: Any) -> tuple[int, list[int]]:
+        chosen.append(choose(*arguments))
+        return chosen[-1]
+
+    monkeypatch.setattr(flint, "_series_terms", seen)
+    for order in ORDERS:
+        found = reference._row(estimate(row), named("float64"), Settings(engine="flint", order=order))
+        assert_within_claim(found)
+        terms, others = chosen[-1]
+        assert others == [30]
+        assert terms < 10
+
+
 def test_losses_agree() -> None:
-    """Whatever the digits of the gradient."""
-    for logits, labels in (([100.0, 0.0, 0.0], [1, 0, 0]), ([1.0, 2.0, -math.inf], [0.25, 0.5, 0])):
+    """Whatever the digits of the gradient, and however large the gap."""
+    rows: list[tuple[list[float], list[float]]] = [
+        ([100.0, 0.0, 0.0], [1, 0, 0]),
+        ([1.0, 2.0, -math.inf], [0.25, 0.5, 0]),
+        ([1e12, 1e-300, 0.0], [1, 0, 0]),
+        ([1e39, 1e-300, 0.0], [0, 1, 0]),
+    ]
+    for logits, labels in rows:
         problem = make_problem([logits], [labels])
         ways = [Settings(engine=name, digits=digits) for name in ("mpmath", "flint") for digits in (None, 8, 60)]
         losses = []
@@ -360,3 +388,29 @@ def test_rounding_alone_stays_within_its_bound(order: int, target_bits: int) -> 
         problem = make_problem([[logit]], [[0.319]])
         exact = reference.compute(problem, problem.format, Settings(order=order, target_bits=target_bits))
         assert abs(exact.values.high[0, 0]) <= exact.values.uncertainty[0, 0]
+
+
+@pytest.mark.parametrize("method", ["incremental", "direct"])
+@pytest.mark.parametrize("engine", engines.names())
+def test_steps_that_underflow(engine: str, method: str) -> None:
+    """2^-1060 and 2^-2000: what few digits leave of the difference may be past float64's range."""
+    for step_log2, digits in ((-1060, 5), (-2000, 100), (-2000, None), (-19_000, 5)):
+        settings = Settings(engine=engine, method=method, step_log2=step_log2, digits=digits)
+        assert verdict(PLAIN, settings) in (Verdict.PASS, Verdict.INCONCLUSIVE)
+
+
+def test_flint_resolves_a_large_step_at_a_large_offset() -> None:
+    problem = make_problem([[1e300, 1e300]], [0])
+    exact = reference.compute(problem, problem.format, Settings(engine="flint", step_log2=0)).values
+    assert np.isfinite(exact.uncertainty).all()
+
+
+@pytest.mark.parametrize("engine", engines.names())
+def test_heavy_labels_whose_gradient_is_0_are_judged(engine: str) -> None:
+    """49 labels of 1e280: the errors of a sound form are past 2^424 of the smallest units."""
+    for weight in (1e150, 1e280):
+        problem = make_problem([[0.0] * 49], [[weight] * 49])
+        sound = candidates.load("log_softmax")
+        settings = Settings(engine=engine)
+        (result,) = check(problem, [sound], case="x", tolerance=tolerances.parse("stable"), settings=settings)
+        assert result.verdict is Verdict.PASS

@@ -20,14 +20,16 @@ from gradcheck.estimates import Estimates
 from gradcheck.exact import Dyadic
 from gradcheck.problem import Row
 from gradcheck.reference.engines import Evaluation, cut
-from gradcheck.reference.rule import Plan, truncation_log2
+from gradcheck.reference.rule import PRECISION_CAP_BITS, Plan, truncation_log2
 
 CERTIFIED = True
 """The rounding bound is the radius of a ball that Arb proves to hold the value."""
 
-_LOSS_BITS = 128
+_LOSS_BITS, _LOSS_ACCURACY_BITS = 128, 105
 _SERIES_FARTHEST_LOG2 = -1.5
 """log2 of the step from which log(1 + x) is not summed by its Taylor series: below, |x| < expm1(2^-1.5) < 1/2."""
+_LOGARITHMS = 20
+"""What both logarithms of a component at one node cost, in terms of the series."""
 _LOCK = threading.RLock()
 
 
@@ -52,25 +54,35 @@ def incremental(estimates: Estimates, plan: Plan) -> Evaluation:
         total = _sum(exps if (balls.counts == 1).all() else map(operator.mul, exps, balls.counts.tolist()))
         farthest_log2 = plan.step_log2 + math.log2(plan.stencil.reach / estimates.temperature)
         if row.softcap is None and not row.zeta and farthest_log2 < _SERIES_FARTHEST_LOG2:
-            values = _series(balls, exps, total, plan, _series_terms(estimates, plan, farthest_log2))
+            terms, others = _series_terms(estimates, plan, farthest_log2)
+            values = _series(balls, exps, total, plan, terms)
+            for i, value in zip(others, _general(balls, exps, total, plan, others), strict=True):
+                values[i] = value
         else:
-            values = _general(balls, exps, total, plan)
+            values = _general(balls, exps, total, plan, range(len(exps)))
         return _evaluation(balls.masked_values() + values, lambda: _loss(balls, exps))
 
 
-def _series_terms(estimates: Estimates, plan: Plan, farthest_log2: float) -> int:
-    """The terms after which what is cut off counts for nothing beside truncation; the ball that holds it is the proof.
+def _series_terms(estimates: Estimates, plan: Plan, farthest_log2: float) -> tuple[int, list[int]]:
+    """After how many terms what is cut off counts for nothing beside truncation, and which components need more.
+
+    The ball that holds what is cut off is the proof. A saturated class would need hundreds of terms where the others
+    need three: those few are better off with both their logarithms.
 
     Args:
         farthest_log2: log2 of jh/T at the outermost node; a component's series runs in powers of p·expm1(jh/T).
     """
     size = estimates.scale * estimates.weight * plan.stencil.weight
     if not size:
-        return 1
+        return 1, []
     present = np.isfinite(estimates.z)
     limit = truncation_log2(estimates, plan)[present] - 8
     powers = (limit + plan.step_log2 - math.log2(size)) / (farthest_log2 + 0.3 + estimates.p_log2[present])
-    return max(1, math.ceil(float(powers.max())) - 1)
+    needed = np.maximum(np.ceil(powers) - 1, 1)
+    choices = np.unique(needed)
+    more = len(needed) - np.searchsorted(np.sort(needed), choices, side="right")
+    terms = choices[np.argmin(choices * len(needed) + _LOGARITHMS * plan.stencil.reach * more)]
+    return int(terms), np.flatnonzero(needed > terms).tolist()
 
 
 def _series(balls: _Balls, exps: list[arb], total: arb, plan: Plan, terms: int) -> list[arb]:
@@ -99,20 +111,20 @@ def _series(balls: _Balls, exps: list[arb], total: arb, plan: Plan, terms: int) 
     return values
 
 
-def _general(balls: _Balls, exps: list[arb], total: arb, plan: Plan) -> list[arb]:
-    """Any f, ζ and step: both perturbed losses, but for what the two have in common."""
+def _general(balls: _Balls, exps: list[arb], total: arb, plan: Plan, places: Iterable[int]) -> list[arb]:
+    """Any f, ζ and step, at some places: both perturbed losses, but for what the two have in common."""
     row = balls.row
     scale, step = _ball(row.scale), _ball(Fraction(2) ** plan.step_log2)
     nodes = [(j * step, _ball(c)) for j, c in enumerate(plan.stencil.coefficients, start=1)]
     total_q, zeta = _ball(row.total_q), _ball(row.zeta)
     lse = balls.largest + total.log()
     values = []
-    for i, (e, q) in enumerate(zip(exps, balls.q, strict=True)):
-        value: arb = arb(0)
+    for i in places:
+        value, q = arb(0), _ball(balls.q[i])
         for by, c in nodes:
             up, down = (balls.moved(i, way) for way in (by, -by))
-            rise, fall = ((((z - balls.largest).exp() - e) / total).log1p() for z in (up, down))
-            value += c * (total_q * (rise - fall) - _ball(q) * (up - down))
+            rise, fall = (((moved.exp() - exps[i]) / total).log1p() for moved in (up, down))
+            value += c * (total_q * (rise - fall) - q * (up - down))
             if row.zeta:
                 value += c * zeta * ((lse + rise) ** 2 - (lse + fall) ** 2)
         values.append(value * scale / step)
@@ -121,26 +133,24 @@ def _general(balls: _Balls, exps: list[arb], total: arb, plan: Plan) -> list[arb
 
 def direct(estimates: Estimates, plan: Plan) -> Evaluation:
     """The loss from its definition at every perturbed point: O(k) work for each, O(k²) for the row."""
-    row = estimates.row
-    # the linear term is not shifted by the maximum, and cancels digits in proportion to the logits
-    wide = max(0, math.frexp(float(np.abs(row.logits[np.isfinite(row.logits)]).max()))[1])
-    with _precision(plan.precision_bits + wide):
-        balls = _Balls(row)
+    with _precision(plan.precision_bits):
+        balls = _Balls(estimates.row)
+        row = balls.row
         scale, step = _ball(row.scale), _ball(Fraction(2) ** plan.step_log2)
 
         def loss(moved: int, by: arb) -> arb:
-            points = list(zip(balls.counts.tolist(), balls.z, balls.q, strict=True))
+            points = list(zip(balls.counts.tolist(), balls.apart, balls.q, strict=True))
             n, z, q = points[moved]
             # one class of the pair is moved, the others that share it stay
             points[moved] = (n - 1, z, q)
             points.append((1, balls.moved(moved, by), q))
-            log_sum = _sum(n * (z - balls.largest).exp() for n, z, _ in points if n).log() + balls.largest
-            linear = _sum(n * _ball(q) * z for n, z, q in points if n and q)
-            value = _ball(row.total_q) * log_sum - linear
-            return value + _ball(row.zeta) * log_sum**2 if row.zeta else value
+            # all relative to max z, which W·lse and Σ q·z lose alike
+            log_sum = _sum(n * z.exp() for n, z, _ in points if n).log()
+            value = _ball(row.total_q) * log_sum - _sum(n * _ball(q) * z for n, z, q in points if n and q)
+            return value + _ball(row.zeta) * (balls.largest + log_sum) ** 2 if row.zeta else value
 
         values = []
-        for i in range(len(balls.z)):
+        for i in range(len(balls.apart)):
             nodes = enumerate(plan.stencil.coefficients, start=1)
             values.append(_sum(_ball(c) * (loss(i, j * step) - loss(i, -j * step)) for j, c in nodes) * scale / step)
         return _evaluation(balls.masked_values() + values, lambda: _loss(balls, None))
@@ -150,19 +160,24 @@ METHODS: dict[str, Callable[[Estimates, Plan], Evaluation]] = {"incremental": in
 
 
 def _loss(balls: _Balls, exps: list[arb] | None) -> Dyadic:
-    """The row's loss s·[Σ q(z_max − z) + W·ln S + ζ·lse²] to some 128 bits."""
-    row = balls.row
-    with _precision(_LOSS_BITS):
-        *exps, _ = exps or balls.exps()
-        *counts, most = balls.counts.tolist()
-        # all classes but one of the largest: S itself would hide e^-100 behind its 1
-        log_sum = (_sum(map(operator.mul, exps, counts)) + (most - 1)).log1p()
-        value = _ball(row.total_q) * log_sum
-        if row.zeta:
-            value += _ball(row.zeta) * (balls.largest + log_sum) ** 2
-        for i in np.flatnonzero(row.q_estimate[balls.masked :]).tolist():
-            value -= _ball(balls.q[i] * int(balls.counts[i])) * (balls.z[i] - balls.largest)
-        return _dyadic(value * _ball(row.scale))
+    """The row's loss s·[Σ q(z_max − z) + W·ln S + ζ·lse²], at as many bits as its ball proves 30 digits with."""
+    row, bits = balls.row, _LOSS_BITS
+    while True:
+        with _precision(bits):
+            balls = balls if exps else _Balls(row)
+            *exps, _ = exps or balls.exps()
+            *counts, most = balls.counts.tolist()
+            # all classes but one of the largest: S itself would hide e^-100 behind its 1
+            log_sum = (_sum(map(operator.mul, exps, counts)) + (most - 1)).log1p()
+            value = _ball(row.total_q) * log_sum
+            if row.zeta:
+                value += _ball(row.zeta) * (balls.largest + log_sum) ** 2
+            for i in np.flatnonzero(row.q_estimate[balls.masked :]).tolist():
+                value -= _ball(balls.q[i] * int(balls.counts[i])) * balls.apart[i]
+            value *= _ball(row.scale)
+        if value.rel_accuracy_bits() >= _LOSS_ACCURACY_BITS or bits > PRECISION_CAP_BITS:
+            return _dyadic(value)
+        bits, exps = 2 * bits, None
 
 
 class _Balls:
@@ -170,23 +185,29 @@ class _Balls:
 
     Attributes:
         masked: how many those are.
-        z, q, counts: of the others.
+        apart: z − max z of the others; q, counts: theirs.
         largest: max z; f increases, so it stands last.
     """
 
     def __init__(self, row: Row) -> None:
         self.row = row
         self.masked = int(np.count_nonzero(row.logits == -np.inf))
-        self._logits = row.logits[self.masked :].tolist()
         self.counts = row.counts[self.masked :]
-        self.z = list(map(arb, self._logits))
-        if row.softcap is not None or row.temperature != 1:
-            self.z = list(map(self._transformed, self.z))
-        self.largest = self.z[-1]
+        logits = row.logits[self.masked :].tolist()
+        top = arb(logits[-1])
+        self.largest = self._transformed(top)
+        self._logits = [arb(logit) for logit in logits]
+        if row.softcap is None:
+            # the difference first: far from 0 it is small, and exact, where the logits are neither
+            self._logits = [logit - top for logit in self._logits]
+            plain = row.temperature == 1
+            self.apart = self._logits if plain else [self._transformed(logit) for logit in self._logits]
+        else:
+            self.apart = [self._transformed(logit) - self.largest for logit in self._logits]
 
     def exps(self) -> list[arb]:
         """exp(z − max z)."""
-        return [(z - self.largest).exp() for z in self.z]
+        return [z.exp() for z in self.apart]
 
     @property
     def q(self) -> tuple[Fraction, ...]:
@@ -197,8 +218,9 @@ class _Balls:
         return [_ball(-self.row.scale * q) for q in self.row.q[: self.masked]] if self.masked else []
 
     def moved(self, i: int, by: arb) -> arb:
-        """z of a logit that is moved; exactly, however large it is."""
-        return self._transformed(arb(self._logits[i]) + by)
+        """z − max z of a logit that is moved, where the largest stays."""
+        moved = self._transformed(self._logits[i] + by)
+        return moved if self.row.softcap is None else moved - self.largest
 
     def _transformed(self, logit: arb) -> arb:
         row = self.row
@@ -229,7 +251,8 @@ def _evaluation(balls: list[arb], loss: Callable[[], Dyadic]) -> Evaluation:
     # Arb counts the bits from the top of the midpoint to the top of the radius
     rounding_log2 = np.frexp(high)[1] - accuracy
     # What float64 cannot hold as a normal number, or holds to the last bit of its low half, goes another way
-    for i in np.flatnonzero(~((np.abs(high) > 1e-250) & (np.abs(accuracy) < 1e5))).tolist():
+    size = np.abs(high)
+    for i in np.flatnonzero(~((size > 1e-250) & (size < 1e250) & (np.abs(accuracy) < 1e5))).tolist():
         if not balls[i].is_finite():
             # nothing is known, which no precision of the user's own is too low to say
             high[i], low[i], rounding_log2[i] = 0.0, 0.0, math.inf

@@ -88,8 +88,9 @@ def _incremental_rounding_log2(estimates: Estimates, plan: Plan) -> Float64:
     exp_units = 6.0 if not plain else 2.0 if row.temperature == 1 else 3.0
     step = math.ldexp(1.0, plan.step_log2) * stencil.reach / min(e.temperature, e.softcap)
     moved_units = exp_units * math.expm1(step) + 3 if plain else exp_units + 1
-    # |S± − S|/S <= p·(e^step − 1): each term of the series is that much smaller
-    gain = -math.log2(math.expm1(step)) - e.p_log2 - 0.1
+    # |S± − S|/S <= p·(e^step − 1): each term of the series is that much smaller; a step may underflow
+    growth_log2 = math.log2(math.expm1(step) / step) if step else 0.0
+    gain = -growth_log2 - plan.step_log2 - math.log2(stencil.reach / min(e.temperature, e.softcap)) - e.p_log2 - 0.1
     # The innermost node may need the series where the outermost does not
     innermost = gain + math.log2(stencil.reach) + 0.5
     terms = plan.precision_bits / np.maximum(gain, _SERIES_GAIN)
