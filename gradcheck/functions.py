@@ -102,7 +102,7 @@ def _importable(folder: str) -> Iterator[None]:
 
 def _told(error: BaseException) -> str:
     """Kind, message and last line of an exception, in one line."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     message = " ".join(str(error).split())
     return f"{type(error).__name__}{': ' if message else ''}{message}{where}"

@@ -145,7 +145,7 @@ def _differences(
         by_order: dict[tuple[int, int], Fraction] = {}
         for order in ORDERS:
             shape = stencil(order)
-            bits, bound_log2 = math.ceil(digits * math.log2(10)), derivative_log2(estimates, shape)
+            bits, bound_log2 = reference.bits_of(digits), derivative_log2(estimates, shape)
             for depth in range(_DEEPEST + 1):
                 used = Plan(stencil=shape, step_log2=-depth, precision_bits=bits, derivative_log2=bound_log2)
                 evaluation = evaluate(estimates, used)

@@ -14,4 +14,11 @@ def _case(text: str) -> Case:
     )
 
 
-CASES = tuple(_case(text) for text in ("18", "100", "1e4", "1e38"))
+CASES = (
+    *(_case(text) for text in ("18", "100", "1e4", "1e38")),
+    Case(
+        name="losing-underflow",
+        reason="The true class underflows: the gradient is -1 and 1, but -y/p on the way to it is infinite or 0/0.",
+        make=fixed([[0.0, 1000.0, -1000.0]], [0]),
+    ),
+)

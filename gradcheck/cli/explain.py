@@ -19,10 +19,10 @@ _EXIT_CODES = {
 
 def command(
     name: Annotated[
-        str | None, typer.Argument(help="A case, candidate, loss option, tolerance, format or topic.")
+        str | None, typer.Argument(help="A case, candidate, loss option, tolerance, format, step or topic.")
     ] = None,
 ) -> None:
-    """List, or explain, cases, candidates, loss options, tolerances, formats and exit codes."""
+    """List, or explain, cases, candidates, loss options, tolerances, formats, steps and exit codes."""
     topics = _topics()
     if name is None:
         for topic, entries in topics.items():
@@ -36,7 +36,7 @@ def command(
 
 def _topics() -> dict[str, dict[str, str]]:
     """Every name that the program knows, by topic, with one sentence each."""
-    from gradcheck import candidates, cases, distributions, files, formats, losses, report, text, tolerances
+    from gradcheck import candidates, cases, derivation, distributions, files, formats, losses, report, text, tolerances
     from gradcheck.reference import engines
 
     return {
@@ -53,6 +53,7 @@ def _topics() -> dict[str, dict[str, str]]:
         "files": {name: files.summary(name) for name in files.names()},
         "reports": {name: report.summary(name) for name in report.names()},
         "engines": {name: engines.summary(name) for name in engines.names()},
+        "steps": {step.name: step.formula for step in derivation.STEPS},
         "topics": {"reference": "how step, precision and uncertainty of the reference are chosen"},
         "exit-codes": _EXIT_CODES,
     }
@@ -80,6 +81,8 @@ def _explained(name: str, topics: dict[str, dict[str, str]]) -> str:
         found.append(losses.story(name))
     if name == "reference":
         found.append(reference.story())
+    if name in topics["steps"]:
+        found.append(f"gradcheck derive --case plain-3 --show {name} shows it.")
     case = cases.catalogue().get(name)
     if case is not None:
         found.append(_numbers(case))

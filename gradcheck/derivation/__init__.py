@@ -80,6 +80,7 @@ class Derivation:
 
     Raises:
         InputError: where the loss is another than plain cross-entropy.
+        UsageError: where digits or step are out of range.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Derivation:
             if piece not in PIECES:
                 raise UnknownNameError("piece", piece, PIECES)
         self.case, self._tolerance, self._pieces, self._flush = case, tolerance, pieces, flush
-        self._digits, self._step_log2 = digits, step_log2
+        self._settings = Settings(digits=digits, step_log2=step_log2, target_bits=_TARGET_BITS)
         looked = np.arange(problem.rows) if rows is None else rows
         defined = [n for n in looked.tolist() if problem.distinct[n] is not None]
         infinite = {n for n in defined if (row := problem.distinct[n]) is not None and row.infinite_loss}
@@ -261,14 +262,13 @@ class Derivation:
             pairs = self._plain.distinct[n]
             assert pairs is not None
             estimates = estimate(pairs)
-            used = precision(estimates, fmt, self._digits, self._step_log2)
+            used = precision(estimates, fmt, self._settings)
             self._exact[fmt.name, n] = ExactRow(estimates, used)
         return self._exact[fmt.name, n]
 
     def _gradient(self, step: Total, fmt: Format) -> tuple[_Table, Float64, ReferenceFacts]:
         if (fmt.name, step.mean) not in self._references:
-            settings = Settings(digits=self._digits, step_log2=self._step_log2, target_bits=_TARGET_BITS)
-            self._references[fmt.name, step.mean] = reference.compute(self._problem(step), fmt, settings)
+            self._references[fmt.name, step.mean] = reference.compute(self._problem(step), fmt, self._settings)
         exact = self._references[fmt.name, step.mean]
         bound = stable_bound(exact, flush=self._flush)
         judged = np.ones(bound.shape, dtype=np.bool_)

@@ -19,6 +19,7 @@ from mpmath.libmp import from_float, mpf_sub
 from gradcheck.estimates import Estimates
 from gradcheck.exact import Dyadic
 from gradcheck.formats import Format
+from gradcheck.reference import Settings, bits_of
 from gradcheck.reference.engines import cut
 from gradcheck.reference.rule import TARGET_BITS
 from gradcheck.reference.values import Values, in_units
@@ -36,12 +37,13 @@ class Precision:
     bits: int
 
 
-def precision(estimates: Estimates, fmt: Format, digits: int | None, step_log2: int | None) -> Precision:
+def precision(estimates: Estimates, fmt: Format, settings: Settings) -> Precision:
     """What a difference of any step needs to be good to 2^-10 ulp, unless the user's own digits or step say other.
 
     Truncation wants h² <= 2^-(p + G + 3); rounding costs the bits of 1/h, twice for a second difference, those of the
     smallest product of two probabilities that the format can tell from 0, and those of the largest logarithm.
     """
+    step_log2 = settings.step_log2
     if step_log2 is None:
         step_log2 = -math.ceil((fmt.precision + TARGET_BITS + 3) / 2)
     present = np.isfinite(estimates.z)
@@ -54,7 +56,7 @@ def precision(estimates: Estimates, fmt: Format, digits: int | None, step_log2: 
     )
     logarithm = math.frexp(float(estimates.z.max()) - float(estimates.z[present].min()) + estimates.log_sum + 1)[1]
     bits = fmt.precision + TARGET_BITS - 2 * step_log2 + depth + logarithm + _GUARD_BITS
-    return Precision(step_log2=step_log2, bits=bits if digits is None else math.ceil(digits * math.log2(10)))
+    return Precision(step_log2=step_log2, bits=bits if settings.digits is None else bits_of(settings.digits))
 
 
 @dataclass(frozen=True, kw_only=True)

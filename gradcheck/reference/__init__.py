@@ -174,6 +174,11 @@ the verdict is inconclusive, and the message names digits and a step that would 
 sweep' shows the error against the step."""
 
 
+def bits_of(digits: int) -> int:
+    """A working precision that holds so many decimal digits."""
+    return math.ceil(digits * math.log2(10))
+
+
 def digits_of(precision_bits: int) -> int:
     """Whole decimal digits that a working precision holds."""
     return int(precision_bits * math.log10(2))
@@ -188,7 +193,7 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
     shape = stencil(settings.order)
     current = plan(estimates, fmt, ulp_log2, shape, settings.target_bits, settings.step_log2)
     if settings.digits is not None:
-        current = dataclasses.replace(current, precision_bits=math.ceil(settings.digits * math.log2(10)))
+        current = dataclasses.replace(current, precision_bits=bits_of(settings.digits))
     # the errors of heavy labels must not overflow in units of tiny components
     size_log2 = math.log2(max(estimates.scale * estimates.weight, 1.0))
     smallest_unit_log2 = max(SMALLEST_UNIT_LOG2, math.ceil(size_log2) - 900)

@@ -60,7 +60,7 @@ def render(name: str, studies: Sequence[Study], notes: Sequence[str]) -> str:
             return json.dumps(record | {"steps": steps}, allow_nan=False, indent=2) + "\n"
         case "table" | "concise" | "markdown":
             layout = _grid.markdown if name == "markdown" else _grid.plain
-            pages = ["\n".join(_page(study, layout)) for study in studies]
+            pages = ["\n".join(_page(study, layout)).rstrip() for study in studies]
             return "\n\n".join([*pages, *([f"note: {note}" for note in notes])]) + "\n"
         case _:
             raise UnknownNameError("format of a step", name, NAMES)

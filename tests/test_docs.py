@@ -1,0 +1,86 @@
+"""Every command that the documents show with its output is run, and the output compared.
+
+`python -m tests.test_docs` writes the outputs into the documents.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Program
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+_BLOCK = re.compile(r"```\n\$ (gradcheck [^\n]*)\n(.*?)```", re.DOTALL)
+_NUMBER = re.compile(r"(?<![\w.^])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w^])")
+
+
+def blocks(document: Path) -> list[tuple[str, str]]:
+    """The commands of a document, each with the output that it shows."""
+    return [(match[1], match[2]) for match in _BLOCK.finditer(document.read_text(encoding="utf-8"))]
+
+
+SHOWN = [(document.name, *block) for document in DOCUMENTS for block in blocks(document)]
+
+
+def alike(shown: str, got: str) -> bool:
+    """The same words, and numbers that differ by no more than another processor's exp makes them.
+
+    Figures of three digits or fewer are errors, the others values.
+    """
+    if [_words(line) for line in shown.splitlines()] != [_words(line) for line in got.splitlines()]:
+        return False
+    for one, other in zip(_NUMBER.findall(shown), _NUMBER.findall(got), strict=True):
+        if one == other:
+            continue
+        a, b = float(one), float(other)
+        is_error = len(re.sub(r"e.*|[-.]", "", one).lstrip("0")) <= 3
+        if not abs(a - b) <= (2 + abs(b) / 2 if is_error else 1e-6 * abs(b)):
+            return False
+    return True
+
+
+def _words(line: str) -> list[str]:
+    return _NUMBER.sub("#", line).split()
+
+
+@pytest.mark.parametrize(("document", "command", "output"), SHOWN, ids=[f"{name}: {line}" for name, line, _ in SHOWN])
+def test_documents_show_what_the_program_prints(document: str, command: str, output: str, program: Program) -> None:
+    ran = program(*shlex.split(command)[1:])
+    assert ran.code in (0, 1), ran.err
+    assert alike(output, ran.out), ran.out
+
+
+def test_the_derivation_shows_every_step() -> None:
+    from gradcheck.derivation import NAMES
+
+    commands = [command for command, _ in blocks(ROOT / "docs" / "derivation.md")]
+    for name in NAMES:
+        assert any(command.endswith(f"--show {name}") for command in commands), name
+
+
+def test_a_changed_word_a_changed_value_and_a_changed_error_are_seen() -> None:
+    shown = "fused  pass  row 0: 0.33475906 (reference 0.33475904983), ulp 0.35"
+    assert alike(shown, shown)
+    assert alike(shown, shown.replace("0.35", "1.2").replace("0.33475906", "0.33475908"))
+    for wrong in (("pass", "fail"), ("0.33475906", "0.33475"), ("0.33475904983", "0.335759"), ("0.35", "35")):
+        assert not alike(shown, shown.replace(*wrong))
+
+
+if __name__ == "__main__":
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+
+        def renewed(match: re.Match[str]) -> str:
+            words = [sys.executable, "-m", *shlex.split(match[1])]
+            ran = subprocess.run(words, capture_output=True, text=True, check=False)
+            return f"```\n$ {match[1]}\n{ran.stdout}```"
+
+        path.write_text(_BLOCK.sub(renewed, text), encoding="utf-8")
