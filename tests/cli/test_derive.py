@@ -149,7 +149,7 @@ def test_one_step_at_length(program: Program, tmp_path: Path) -> None:
     long = program("derive", str(DATA / "langid_sentences_f32.npz"), "--rows", "3:5", "--show", "fused")
     assert "the 16 nearest to their bound, or furthest past it, of 284:" in long.out
     assert "row 3, class" in long.out
-    assert program("derive", "--case", "plain-3", "--show", "fused", "--format", "markdown").out.count("|---:|") == 1
+    assert program("derive", "--case", "plain-3", "--show", "fused", "--format", "markdown").out.count("\n|---:|") == 1
     path = tmp_path / "x.json"
     assert program("derive", "--case", "plain-3", "--show", "fused", "--report", f"json={path}").code == 0
     assert json.loads(path.read_text())["steps"][0]["step"] == "fused"
