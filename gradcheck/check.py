@@ -11,12 +11,13 @@ import numpy as np
 from gradcheck import formats, reference
 from gradcheck.candidates import Candidate
 from gradcheck.exact import Dyadic, total
-from gradcheck.exceptions import InputError, NotApplicableError
+from gradcheck.exceptions import CrashedError, InputError, NotApplicableError
 from gradcheck.formats import Array, Format
 from gradcheck.metrics import Comparison, Decision, decide, measure_gradient
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import Reference, engines
 from gradcheck.reference.rule import SHARPEST_TARGET_BITS
+from gradcheck.reference.values import ExactGradient
 from gradcheck.results import Crashed, Judged, Outcome, ReferenceFacts, Result, Skipped, Sufficient, Verdict, verdict_of
 from gradcheck.tolerances import Limits, Tolerance, stable_bound
 
@@ -30,6 +31,7 @@ def check(
     settings: reference.Settings,
     gradient_format: Format | None = None,
     flush: bool = False,
+    frozen: Callable[[Format], ExactGradient] | None = None,
     on_row: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """One result for each candidate, as it is found; the reference is made once for each gradient format.
@@ -37,9 +39,10 @@ def check(
     Args:
         gradient_format: the format to judge in; None takes the gradient array's own.
         flush: whether flushed subnormals are within the bound that is reported.
+        frozen: exact gradients that were made before, by gradient format; None makes them.
         on_row: called after each row of a reference, for whoever shows progress.
     """
-    references: dict[str, Reference] = {}
+    references: dict[str, ExactGradient] = {}
     for candidate in candidates:
         found: Format = gradient_format or problem.format
         outcome: Outcome
@@ -51,10 +54,13 @@ def check(
                     gradient = candidate.gradient(problem)
             except NotApplicableError as skip:
                 outcome = Skipped(reason=str(skip))
+            except CrashedError as crash:
+                outcome = Crashed(reason=str(crash))
             else:
                 found = gradient_format or _format_of(gradient, problem)
                 if found.name not in references:
-                    references[found.name] = reference.compute(problem, found, settings, on_row)
+                    make = frozen or (lambda fmt: reference.compute(problem, fmt, settings, on_row))
+                    references[found.name] = make(found)
                 outcome, references[found.name] = _judge(
                     problem, gradient, references[found.name], tolerance, flush=flush
                 )
@@ -80,20 +86,22 @@ def _format_of(gradient: Array, problem: Problem) -> Format:
 
 @np.errstate(all="ignore")
 def _judge(
-    problem: Problem, gradient: Array, exact: Reference, tolerance: Tolerance, *, flush: bool
-) -> tuple[Outcome, Reference]:
+    problem: Problem, gradient: Array, exact: ExactGradient, tolerance: Tolerance, *, flush: bool
+) -> tuple[Outcome, ExactGradient]:
     """The verdict, and the reference as refined as it took."""
     if gradient.shape != problem.logits.shape:
         shape = f"the gradient has shape {gradient.shape}, the logits {problem.logits.shape}"
         return Crashed(reason=shape), exact
 
-    def limits(exact: Reference) -> Limits:
+    def limits(exact: ExactGradient) -> Limits:
         return tolerance.limits(exact.values, stable_bound(exact, flush=flush))
 
     bound, comparison = stable_bound(exact, flush=flush), Comparison(exact, gradient)
     decision = decide(comparison, tolerance.limits(exact.values, bound))
     sufficient = None
-    if not exact.settings.fixed:
+    if not isinstance(exact, Reference):
+        pass  # frozen values are as sharp as they will be
+    elif not exact.settings.fixed:
         decision, sharper = _sharpen(problem, gradient, exact, limits, decision)
         if sharper is not exact:
             exact, comparison = sharper, Comparison(sharper, gradient)
@@ -104,8 +112,8 @@ def _judge(
         verdict=verdict_of(decision),
         measures=measure_gradient(problem, exact, comparison, bound),
         decision=decision,
-        reference=_facts(exact),
-        loss=_loss(problem, exact),
+        reference=_facts(exact) if isinstance(exact, Reference) else None,
+        loss=_loss(problem, exact) if isinstance(exact, Reference) else None,
         sufficient=sufficient,
     )
     return outcome, exact

@@ -16,8 +16,7 @@ from gradcheck.estimates import in_units
 from gradcheck.exact import Dyadic
 from gradcheck.formats import Array, Float64
 from gradcheck.problem import Problem, RowStatus
-from gradcheck.reference import Reference
-from gradcheck.reference.values import Exact
+from gradcheck.reference.values import Exact, ExactGradient
 from gradcheck.tolerances import Limits, label_sum_error, softmax_roundings, summing_roundoff
 
 
@@ -173,13 +172,13 @@ def measure(comparison: Comparison, bound: Float64) -> Measures:
     )
 
 
-def measure_gradient(problem: Problem, reference: Reference, comparison: Comparison, bound: Float64) -> Measures:
+def measure_gradient(problem: Problem, exact: ExactGradient, comparison: Comparison, bound: Float64) -> Measures:
     """All metrics, and what is known of a gradient's rows beside them."""
     status = problem.status
     return dataclasses.replace(
         measure(comparison, bound),
         ignored_nonzero=int((comparison.candidate[status == RowStatus.IGNORED] != 0).sum()),
-        total=_total(reference, comparison.candidate),
+        total=_total(exact, comparison.candidate),
         undefined_rows=int((status == RowStatus.UNDEFINED).sum()),
         infinite_loss_rows=sum(row.infinite_loss for row in problem.distinct if row is not None),
     )
@@ -192,19 +191,18 @@ def ratio(errors: Float64, limits: Float64) -> Float64:
 
 
 @np.errstate(all="ignore")
-def _total(reference: Reference, candidate: Float64) -> float | None:
+def _total(exact: ExactGradient, candidate: Float64) -> float | None:
     """The largest |Σc − Σg| of a row, over what rounding explains; None where no row has a known sum.
 
     Explained is 4·√Σ(rounding of component i)², where components that share a logit share their rounding, too, so
     that theirs add up before they are squared; and s·A·(16·u_acc + 2u·ln S₀) + the error of W, which all
     probabilities have in common. Σg is 2sζ·lse/T. A softcap weighs the components by f', which leaves no known sum.
     """
-    fmt = reference.values.format
+    fmt = exact.values.format
     u, worst = fmt.unit_roundoff, None
-    for n, row in enumerate(reference.rows):
-        if row is None or row.estimates.row.softcap is not None or not np.isfinite(candidate[n]).all():
+    for n, e in enumerate(exact.estimates):
+        if e is None or e.row.softcap is not None or not np.isfinite(candidate[n]).all():
             continue
-        e = row.estimates
         due = 2 * e.scale * e.zeta * (e.largest + e.log_sum) / e.temperature if e.zeta else 0.0
         rounding = e.p * e.weight * u * softmax_roundings(e) + 4 * u * np.abs(e.q) + 2 * u * np.abs(e.inner)
         shared = e.row.counts * np.maximum(e.scale * e.slope * rounding, fmt.smallest_subnormal)

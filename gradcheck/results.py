@@ -80,7 +80,33 @@ class Crashed:
     verdict: Verdict = field(default=Verdict.CRASHED, init=False)
 
 
-Outcome = Judged | Skipped | Crashed
+@dataclass(frozen=True, kw_only=True)
+class Confirmed:
+    """Frozen values that central differences confirm.
+
+    Attributes:
+        edited: whether the fixture is not as it was recorded.
+    """
+
+    values: int
+    edited: bool
+    verdict: Verdict = field(default=Verdict.PASS, init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unconfirmed:
+    """Frozen values that central differences do not confirm; the place is that of the first one."""
+
+    row: int
+    cls: int
+    frozen: Dyadic
+    derived: Dyadic
+    wrong: int
+    values: int
+    verdict: Verdict = field(default=Verdict.FAIL, init=False)
+
+
+Outcome = Judged | Skipped | Crashed | Confirmed | Unconfirmed
 
 
 @dataclass(frozen=True, kw_only=True)

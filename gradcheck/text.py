@@ -36,6 +36,11 @@ def exact(value: Dyadic | float, digits: int = 34) -> str:
     return _decimal(value, digits, strip_zeros=False) if value else "0.0"
 
 
+def decimal(value: Dyadic, digits: int) -> str:
+    """At most `digits` significant decimal digits of an exact value, without zeros at the end."""
+    return _decimal(value, digits, strip_zeros=True) if value else "0.0"
+
+
 def reference(value: Dyadic, fmt: Format, uncertainty_ulp: float = 0.0) -> str:
     """An exact value with a few digits more than the format can tell; far below it, its power of ten alone."""
     magnitude = value.log2() * math.log10(2)

@@ -12,8 +12,7 @@ from gradcheck.estimates import Estimates, in_units
 from gradcheck.exact import positive
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import FORMATS, Float64, Format
-from gradcheck.reference import Reference
-from gradcheck.reference.values import Values
+from gradcheck.reference.values import ExactGradient, Values
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -229,8 +228,8 @@ def _sizes(values: Values) -> tuple[Float64, Float64]:
 
 
 @np.errstate(all="ignore")
-def stable_bound(reference: Reference, *, flush: bool = False) -> Float64:
-    """B of every component in the reference's units, (N, k); 0 in ignored and undefined rows.
+def stable_bound(exact: ExactGradient, *, flush: bool = False) -> Float64:
+    """B of every component in the exact values' units, (N, k); 0 in ignored and undefined rows.
 
         B = s·φ·{ p·[ A·( u·(3δ + 2·ln S₀ + 8 + t) + 4·√k·u_acc ) + R·n·u_acc ] + 4u·|q| }
             + [softcap only] (s/T)·4u·|G|  +  2u·|g|  +  λ·max(1, s·A·max φ)
@@ -243,10 +242,10 @@ def stable_bound(reference: Reference, *, flush: bool = False) -> Float64:
     Args:
         flush: whether flushed subnormals are accepted: λ is then the smallest normal value.
     """
-    bound = np.zeros(reference.values.high.shape)
-    for n, row in enumerate(reference.rows):
-        if row is not None:
-            bound[n] = _bound(row.estimates, row.values, flush)[row.inverse]
+    bound = np.zeros(exact.values.high.shape)
+    for n, estimates in enumerate(exact.estimates):
+        if estimates is not None:
+            bound[n] = _bound(estimates, exact.of_pairs(n), flush)[estimates.row.inverse]
     return bound
 
 

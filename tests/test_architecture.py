@@ -12,17 +12,18 @@ ROOT = Path(__file__).parent.parent / "gradcheck"
 # Each line may import from the lines above it, and from its own folder; docs/architecture.md draws the same house.
 FLOORS = (
     {"__init__", "exceptions"},
-    {"exact", "plugins", "functions"},
+    {"exact", "plugins", "functions", "writing"},
     {"formats"},
     {"text", "problem", "distributions"},
     {"estimates", "losses", "files"},
     {"cases", "candidates", "reference"},
-    {"tolerances"},
+    {"tolerances", "fixtures"},
     {"metrics"},
     {"results"},
     {"check", "sweep", "derivation"},
+    {"verification", "testing"},
     {"report"},
-    {"cli"},
+    {"cli", "pytest_plugin"},
     {"__main__"},
 )
 

@@ -10,9 +10,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradcheck import plugins
+from gradcheck import functions, plugins
+from gradcheck.candidates import _function
+from gradcheck.candidates._function import array_of
 from gradcheck.formats import Array, Int64
+from gradcheck.functions import Function
 from gradcheck.problem import Problem
+
+__all__ = ["DEFAULT", "Candidate", "array_of", "given", "load", "names", "of_function", "part", "story", "summary"]
 
 DEFAULT = "shifted"
 
@@ -31,11 +36,14 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Candidate:
-    """A built-in candidate by its name.
+    """A candidate by its name: a built-in one, or a function as MODULE:FUNCTION or PATH.py:FUNCTION.
 
     Raises:
-        UnknownNameError: where there is none.
+        UsageError: where there is none.
+        CrashedError: where importing a function raises.
     """
+    if ":" in name:
+        return of_function(functions.load(name))
     module = plugins.load(sys.modules[__name__], "candidate", name)
     return Candidate(name=name, gradient=module.gradient)
 
@@ -48,6 +56,11 @@ def summary(name: str) -> str:
 def story(name: str) -> str:
     """What there is to know beyond that sentence; may be empty."""
     return plugins.story(plugins.load(sys.modules[__name__], "candidate", name))
+
+
+def of_function(function: Function) -> Candidate:
+    """A function of the user's own; see `candidates._function` for what it takes and returns."""
+    return Candidate(name=function.name, gradient=lambda problem: _function.gradient(function, problem))
 
 
 def given(name: str, gradient: Array) -> Candidate:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gradcheck import __version__
-from gradcheck.cli import check, derive, explain, generate, stability, sweep
+from gradcheck.cli import check, derive, explain, fixtures, generate, stability, sweep
 
 app = typer.Typer(
     name="gradcheck",
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 for module in (check, stability, derive, sweep, generate, explain):
     app.command(module.__name__.rpartition(".")[2])(module.command)
+app.add_typer(fixtures.app, name="fixtures")
 
 
 def _version(wanted: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from gradcheck import __version__
+from gradcheck import __version__, writing
 from gradcheck.cli._options import Reporting
 from gradcheck.exceptions import InputError, UnknownNameError, UsageError
 
@@ -113,7 +113,7 @@ def write(render: Callable[[str, Style], str], reporting: Reporting, ways: list[
         sys.stdout.write(render(name, style))
         sys.stdout.flush()
     for name, path in ways:
-        _save(path, render(name, Style(verbose=reporting.verbose)))
+        writing.replace(path, render(name, Style(verbose=reporting.verbose)).encode())
 
 
 def _width() -> int:
@@ -129,34 +129,6 @@ def _colored(when: str, terminal: bool) -> bool:
     if os.environ.get("NO_COLOR"):
         return False
     return bool(os.environ.get("FORCE_COLOR")) or (terminal and os.environ.get("TERM") != "dumb")
-
-
-def _save(path: str, text: str) -> None:
-    """The file whole or not at all: written beside its place, then renamed; a link's target, not the link."""
-    import tempfile
-    from pathlib import Path
-
-    target = Path(path).resolve()
-    try:
-        if target.exists() and not target.is_file():
-            target.write_text(text, encoding="utf-8")  # a device or a pipe has no place beside it
-            return
-        umask = os.umask(0)
-        os.umask(umask)
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask
-        descriptor, beside = tempfile.mkstemp(dir=target.parent, prefix=".gradcheck-")
-        try:
-            with open(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            os.chmod(beside, mode)
-            os.replace(beside, target)
-        except BaseException:
-            os.unlink(beside)
-            raise
-    except BrokenPipeError:
-        return
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 class Ticker:

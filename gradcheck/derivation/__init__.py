@@ -353,13 +353,7 @@ def _array(piece: Function, shape: tuple[int, ...], *arguments: object) -> Array
     Raises:
         CrashedError: where it raises, or returns something else.
     """
-    found = piece(*arguments)
-    try:
-        array = np.asarray(found)
-    except Exception as error:
-        raise CrashedError(f"{piece.name} returned a {type(found).__name__}, which is no array ({error})") from None
-    if formats.of_dtype(array.dtype) is None:
-        raise CrashedError(f"{piece.name} returned {array.dtype}; expected one of {', '.join(formats.FORMATS)}")
+    array = candidates.array_of(piece, piece(*arguments))
     if array.shape != shape:
         raise CrashedError(f"{piece.name} returned shape {array.shape}; expected {shape}")
     return array

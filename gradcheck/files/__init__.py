@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from gradcheck import formats, plugins
+from gradcheck import formats, plugins, writing
 from gradcheck.exact import parse
 from gradcheck.exceptions import InputError, UsageError
 from gradcheck.formats import Array, Format
@@ -128,10 +128,7 @@ def save(path: Path, logits: Array, labels: Array) -> None:
     module = _module(path.name, None)
     buffer = io.BytesIO()
     module.write(buffer, logits, labels)
-    try:
-        path.write_bytes(buffer.getvalue())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    writing.replace(path, buffer.getvalue())
 
 
 def _read(path: str, input_format: str | None, flag: str | None = None) -> Contents:

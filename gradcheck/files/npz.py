@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 from gradcheck import files
@@ -18,18 +19,27 @@ _BOMB_BYTES, _BOMB_RATIO = 1 << 26, 100
 
 
 def read(stream: BinaryIO) -> files.Contents:
-    """The arrays that gradcheck knows by name; where there is no `logits`, all names, to tell the user."""
+    """The arrays that gradcheck knows by name."""
+    return read_named(stream, _NAMES)
+
+
+def read_named(stream: BinaryIO, names: Sequence[str]) -> dict[str, Array]:
+    """The arrays of these names that there are.
+
+    Raises:
+        InputError: where there is none of them, or the file is no archive of arrays.
+    """
     try:
         with zipfile.ZipFile(stream) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             if len(members) != len(archive.infolist()):
                 raise InputError("holds two arrays of the same name")
-            wanted = [name for name in _NAMES if name in members]
+            wanted = [name for name in names if name in members]
             found = {name: _member(archive, members[name], name) for name in wanted}
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError):
         raise InputError("is no readable .npz archive (damaged, encrypted, or not a zip file)") from None
     if not found:
-        raise InputError(f"holds no array named 'logits' (it has: {', '.join(sorted(members)[:8]) or 'nothing'})")
+        raise InputError(f"holds no array named '{names[0]}' (it has: {', '.join(sorted(members)[:8]) or 'nothing'})")
     return found
 
 
@@ -47,8 +57,13 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array
 
 def write(stream: BinaryIO, logits: Array, labels: Array) -> None:
     """Both arrays, uncompressed."""
+    write_named(stream, {"logits": logits, "labels": labels})
+
+
+def write_named(stream: BinaryIO, arrays: Mapping[str, Array]) -> None:
+    """Arrays by name, uncompressed."""
     with zipfile.ZipFile(stream, "w") as archive:
-        for name, array in (("logits", logits), ("labels", labels)):
+        for name, array in arrays.items():
             # a fixed date, so that the same arrays make the same file
             info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
             with archive.open(info, "w", force_zip64=True) as member:

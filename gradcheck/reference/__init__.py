@@ -110,6 +110,17 @@ class Reference:
         return Dyadic(0, 0) if reference is None else reference.evaluation.exact(int(reference.inverse[cls]))
 
     @property
+    def estimates(self) -> list[Estimates | None]:
+        """What float64 knows of each row."""
+        return [None if row is None else row.estimates for row in self.rows]
+
+    def of_pairs(self, row: int) -> Values:
+        """A row's values, one for each distinct pair."""
+        reference = self.rows[row]
+        assert reference is not None
+        return reference.values
+
+    @property
     def plans(self) -> list[Plan]:
         """The plan of each row that has one."""
         return [row.plan for row in self.rows if row is not None]

@@ -7,13 +7,14 @@ overflow float64 in ulps of 2^-1074.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradcheck.estimates import Estimates
 from gradcheck.exact import Dyadic
 from gradcheck.formats import Float64, Format, Int64
 
@@ -80,6 +81,19 @@ class Exact(Protocol):
 
     def exact(self, row: int, cls: int) -> Dyadic:
         """One value, to all its digits."""
+        ...
+
+
+class ExactGradient(Exact, Protocol):
+    """The exact gradient of a problem, made or frozen."""
+
+    @property
+    def estimates(self) -> Sequence[Estimates | None]:
+        """What float64 knows of each row, (N,); None where a row has no gradient."""
+        ...
+
+    def of_pairs(self, row: int) -> Values:
+        """A row's values, one for each distinct (logit, label weight) pair, (m,)."""
         ...
 
 

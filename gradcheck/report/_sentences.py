@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradcheck import text
 from gradcheck.metrics import Extreme
-from gradcheck.results import Crashed, Judged, Report, Result, Skipped, StepFacts, Verdict
+from gradcheck.results import Confirmed, Crashed, Judged, Report, Result, Skipped, StepFacts, Unconfirmed, Verdict
 
 
 def reason(result: Result) -> str:
@@ -14,6 +14,15 @@ def reason(result: Result) -> str:
             return text.name(why)
         case Judged() as judged:
             return _judged(result, judged)
+        case Confirmed(values=values, edited=edited):
+            by_hand = ", though the fixture was edited since it was recorded ('fixtures update' seals it again)"
+            return f"central differences confirm {text.count(values, 'value')}{by_hand if edited else ''}"
+        case Unconfirmed() as wrong:
+            return (
+                f"row {wrong.row}, class {wrong.cls}: the fixture holds {text.decimal(wrong.frozen, 34)}, central "
+                f"differences give {text.decimal(wrong.derived, 34)}; {text.count(wrong.wrong, 'value')} of "
+                f"{wrong.values:,} {'is' if wrong.wrong == 1 else 'are'} wrong"
+            )
 
 
 def _judged(result: Result, judged: Judged) -> str:

@@ -1,0 +1,184 @@
+"""`gradcheck fixtures`: frozen exact gradients, recorded, verified, updated."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gradcheck.cli import _options, _run
+from gradcheck.exceptions import InputError, UsageError
+
+if TYPE_CHECKING:
+    from gradcheck.fixtures import Recorded
+    from gradcheck.results import Result
+
+app = typer.Typer(help="Frozen exact gradients: record, verify, update.", no_args_is_help=True)
+
+_Paths = Annotated[list[str], typer.Argument(help="Files *.gradcheck.toml, or folders of them.", metavar="PATH...")]
+
+
+@app.command()
+@_options.expanded
+def record(
+    logits: Annotated[str | None, typer.Argument(help="A file of logits, or - for standard input.")] = None,
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="The fixture file, NAME.gradcheck.toml.", metavar="FILE")
+    ] = "",
+    name: Annotated[str | None, typer.Option(help="Default: the case's, or the file's.", metavar="NAME")] = None,
+    why: Annotated[str, typer.Option(help="Why this fixture exists.", metavar="TEXT")] = "",
+    result: Annotated[
+        str | None,
+        typer.Option(help="A saved JSON report: the worst row of each failing result.", metavar="RESULTS.json"),
+    ] = None,
+    append: Annotated[bool, typer.Option("--append", help="Add to a file that is there.")] = False,
+    tolerance: Annotated[str, typer.Option(help="What the fixture's candidates must meet.", metavar="RULE")] = "stable",
+    candidate: Annotated[
+        list[str] | None, typer.Option(help="Built-in candidates to check; repeatable.", metavar="NAME")
+    ] = None,
+    *,
+    source: _options.Source,
+) -> None:
+    """Freeze the exact gradient of a file, of cases, or of failing results."""
+    from pathlib import Path
+
+    from gradcheck import candidates, fixtures, text, tolerances
+
+    if not output:
+        raise UsageError("--output FILE is missing: where the fixture goes, NAME.gradcheck.toml")
+    tolerances.parse(tolerance)
+    names = tuple(candidate or [candidates.DEFAULT])
+    for one in names:
+        if ":" in one:
+            raise UsageError(f"'{one}' is code, which no fixture runs; 'fixtures verify --candidate {one}' does")
+        candidates.load(one)
+    found = _failing(result) if result else _problems(logits, source, name)
+    new = [dataclasses.replace(one, why=why or one.why, tolerance=tolerance, candidates=names) for one in found]
+    fixtures.record(Path(output), new, append=append)
+    typer.echo(f"{text.name(output)}: {text.count(len(new), 'fixture')} recorded", err=True)
+
+
+@app.command()
+@_options.expanded
+def verify(
+    paths: _Paths,
+    deep: Annotated[bool, typer.Option("--deep", help="Derive the frozen values again, too.")] = False,
+    candidate: Annotated[
+        list[str] | None,
+        typer.Option(help="In place of the fixtures' own: a built-in, MODULE:FUNCTION or PATH.py:FUNCTION."),
+    ] = None,
+    tolerance: Annotated[str | None, typer.Option(help="In place of the fixtures' own.", metavar="RULE")] = None,
+    *,
+    reporting: _options.Reporting,
+) -> None:
+    """Compare candidates with the frozen values; with --deep the frozen values with central differences."""
+    from gradcheck import candidates, fixtures, verification
+
+    files = fixtures.find(paths)
+    chosen = [candidates.load(name) for name in candidate] if candidate else None
+    held = [fixture for path in files for fixture in fixtures.load(path)]
+
+    def results() -> Iterator[Result]:
+        with _run.Ticker(len(held), reporting) as tick:
+            for fixture in held:
+                yield from verification.verify(fixture, deep=deep, chosen=chosen, tolerance=tolerance)
+                tick()
+
+    settings = {"paths": paths, "deep": deep, "candidate": candidate, "tolerance": tolerance}
+    _run.finish(results(), settings, reporting)
+
+
+@app.command()
+def update(
+    paths: _Paths,
+    check: Annotated[bool, typer.Option("--check", help="Show what would change, and change nothing.")] = False,
+) -> None:
+    """Derive the frozen values again; what holds stays as it is, to the digit."""
+    from gradcheck import fixtures, text
+
+    changed = 0
+    for path in fixtures.find(paths):
+        found = fixtures.update(path)
+        if found.diff:
+            changed += 1
+            typer.echo(found.diff, nl=False)
+            if not check:
+                found.write()
+    done = "would change" if check else "changed"
+    typer.echo(f"{text.count(changed, 'file')} {done}", err=True)
+    if check and changed:
+        raise typer.Exit(_run.EXIT_DISAGREES)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of fixture files."""
+    from gradcheck import fixtures
+
+    typer.echo(json.dumps(fixtures.schema(), indent=2, ensure_ascii=False))
+
+
+def _problems(logits: str | None, source: _options.Source, name: str | None) -> list[Recorded]:
+    from pathlib import Path
+
+    from gradcheck import cases
+    from gradcheck.cli import _source
+    from gradcheck.fixtures import Recorded
+
+    found = []
+    for case, problem, rows, _ in _source.load_each(logits, source):
+        own = cases.catalogue().get(case) if source.case else None
+        label = name or (case if own or source.generate else Path(case).name)
+        part = problem if rows is None else _apart(problem, rows)
+        found.append(Recorded(name=label, problem=part, why=own.reason if own else ""))
+    if name and len(found) > 1:
+        raise UsageError(f"--name names one fixture, and there are {len(found)} cases")
+    return found
+
+
+def _apart(problem: Any, rows: Any) -> Any:
+    """Some rows as a problem of their own: of a mean it is the mean."""
+    return dataclasses.replace(problem, logits=problem.logits[rows], labels=problem.labels[rows])
+
+
+def _failing(path: str) -> list[Recorded]:
+    """The worst row of each failing result of a saved report, each as a problem of its own."""
+    import numpy as np
+
+    from gradcheck import cases
+    from gradcheck.cli import _source
+    from gradcheck.fixtures import Recorded
+    from gradcheck.report import _saved
+
+    report = _saved.read(path)
+    known = {field.name for field in dataclasses.fields(_options.Source)}
+    asked = {key: value for key, value in report["settings"].items() if key in known and value is not None}
+    found: dict[tuple[str, str], Recorded] = {}
+    for result in report["results"]:
+        if result["verdict"] != "fail" or not result.get("worst") or "step" in result:
+            continue
+        case, row = result["case"], int(result["worst"]["row"])
+        in_catalogue = case in cases.catalogue()
+        given = {key: value for key, value in asked.items() if key not in ("case", "dtype", "rows", "sample", "loss")}
+        if not asked.get("generate"):
+            given = {key: value for key, value in given.items() if key not in ("seed",)}
+        source = _options.Source(
+            **given,
+            case=[case] if in_catalogue else None,
+            dtype=result["dtype"],
+            loss=[f"{key}={value}" for key, value in result["loss"].items()] or None,
+        )
+        _, problem, _, _ = _source.load(None if in_catalogue or source.generate else case, source, None)
+        plain = tuple(option for option in problem.loss if option.name != "reduction")
+        one = dataclasses.replace(_apart(problem, np.array([row])), loss=plain)
+        title = f"{case.rpartition('/')[2]}-row-{row}"
+        found.setdefault(
+            (title, result["dtype"]),
+            Recorded(name=title, problem=one, why=f"{result['candidate']} failed it: {result['reason']}"[:400]),
+        )
+    if not found:
+        raise InputError(f"{path}: has no failing result")
+    return list(found.values())

@@ -1,0 +1,603 @@
+"""Fixtures: problems with their exact gradients frozen, in files that people read and review.
+
+A file NAME.gradcheck.toml holds entries. Numbers are decimal strings, each rounded once from its exact value; large
+problems keep their arrays in an .npz beside the file, whose sha256 the entry holds. A digest over what is exact in an
+entry tells values that were frozen from values that were edited.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pydantic
+import tomlkit
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from gradcheck import formats, losses, reference, text, writing
+from gradcheck.estimates import Estimates, estimate
+from gradcheck.exact import Dyadic, is_number, parse
+from gradcheck.exceptions import InputError
+from gradcheck.files import npz
+from gradcheck.formats import Array, Format, Int64
+from gradcheck.problem import Problem, RowStatus
+from gradcheck.reference import Reference, Settings
+from gradcheck.reference.engines import cut
+from gradcheck.reference.values import Values, in_units
+
+SUFFIX = ".gradcheck.toml"
+SCHEMA_VERSION = 1
+LARGE = 2**10
+"""Components from which the arrays of a fixture go into a file of their own."""
+_TARGET_BITS = 40
+"""G: a frozen value is good to 2^-40 ulp, its decimal text too."""
+_NOTHING_BITS = 60
+"""What lies so many bits below the smallest subnormal is frozen as 0."""
+
+Number = Annotated[str | int, Field(description="a decimal or hexadecimal number, nan, inf or -inf")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Arrays(_Model):
+    file: str = Field(description="an .npz file in the fixture's own folder")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class _Entry(_Model):
+    name: str = Field(min_length=1, max_length=200)
+    format: Literal["float16", "bfloat16", "float32", "float64"]
+    why: str = Field("", description="why this fixture exists")
+    tolerance: str = "stable"
+    candidate: list[str] = Field(["shifted"], description="built-in candidates that are checked")
+    loss: dict[str, str | int] = Field({}, description="loss options, as --loss KEY=VALUE")
+    labels: list[int] | list[list[Number]] | None = Field(None, description="classes (N,), or soft labels (N, k)")
+    logits: list[list[Number]] | None = Field(None, description="(N, k)")
+    expected: list[list[Number]] | None = Field(None, description="the exact gradient, row by row, (N, k)")
+    arrays: _Arrays | None = Field(None, description="in place of labels, logits and expected")
+    uncertainty_ulp: str | None = Field(None, description="how far an expected value may be off, in ulps")
+    digest: str | None = Field(None, pattern="^sha256:[0-9a-f]{64}$")
+
+
+class _File(_Model):
+    schema_version: Literal[1]
+    entries: int = Field(description="how many fixtures follow, so that a file that was cut off is found out")
+    fixture: list[_Entry]
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a fixture file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_File.model_json_schema()}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frozen:
+    """The exact gradient that a fixture holds, (N, k).
+
+    Attributes:
+        digits: the values as they were read.
+        pairs: the first class of each distinct pair, row by row; None where a row has no gradient.
+    """
+
+    problem: Problem
+    values: Values
+    judged: NDArray[np.bool_]
+    digits: Sequence[Sequence[Dyadic]]
+    estimates: Sequence[Estimates | None]
+    pairs: Sequence[Int64 | None]
+
+    def exact(self, row: int, cls: int) -> Dyadic:
+        """One value, to all its digits."""
+        return self.digits[row][cls]
+
+    def of_pairs(self, row: int) -> Values:
+        """A row's values, one for each distinct pair."""
+        pairs = self.pairs[row]
+        assert pairs is not None
+        return self.values.each(lambda _, array: array[row, pairs])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Expected:
+    """Frozen values as they stand in a file.
+
+    Attributes:
+        digits: exact, (N, k); uncertainty_ulp: how far each may be off, in ulps of the problem's format.
+    """
+
+    digits: Sequence[Sequence[Dyadic]]
+    uncertainty_ulp: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fixture:
+    """One entry of a fixture file.
+
+    Attributes:
+        path: the file; index: the entry's place in it.
+        expected: None where nothing has been frozen yet.
+        edited: whether the entry is not as it was recorded: its digest is another, or missing.
+    """
+
+    path: Path
+    index: int
+    name: str
+    why: str
+    problem: Problem
+    tolerance: str
+    candidates: tuple[str, ...]
+    expected: Expected | None
+    edited: bool
+
+    @property
+    def title(self) -> str:
+        """`file::name`, as pytest writes it."""
+        return f"{self.path}::{self.name}"
+
+    def frozen(self, fmt: Format) -> Frozen:
+        """The frozen values, for a gradient that is judged in `fmt`."""
+        assert self.expected is not None
+        own, problem, digits = self.problem.format, self.problem, self.expected.digits
+        shape = (problem.rows, problem.classes)
+        high, low, exponent = zip(*(cut(value) for row in digits for value in row), strict=True)
+        sizes = np.array([value.log2() for row in digits for value in row])
+        ulp_log2 = np.maximum(np.floor(sizes), own.emin) - own.precision + 1
+        error_log2 = ulp_log2 + math.log2(self.expected.uncertainty_ulp)
+        # the zeros of ignored rows are exact
+        ignored = np.repeat(problem.status == RowStatus.IGNORED, problem.classes)
+        values = in_units(
+            fmt,
+            np.array(high).reshape(shape),
+            np.array(low).reshape(shape),
+            np.array(exponent, dtype=np.int64).reshape(shape),
+            np.where(ignored, -np.inf, error_log2).reshape(shape),
+        )
+        rows = problem.distinct
+        return Frozen(
+            problem=problem,
+            values=values,
+            judged=(problem.status != RowStatus.UNDEFINED)[:, None],
+            digits=digits,
+            estimates=[None if row is None else estimate(row) for row in rows],
+            pairs=[None if row is None else np.unique(row.inverse, return_index=True)[1] for row in rows],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mismatch:
+    """A frozen value that central differences do not confirm."""
+
+    row: int
+    cls: int
+    frozen: Dyadic
+    derived: Dyadic
+
+
+def derive(problem: Problem) -> Reference:
+    """The gradient that a fixture freezes, by central differences."""
+    return reference.compute(problem, problem.format, Settings(target_bits=_TARGET_BITS))
+
+
+def mismatches(fixture: Fixture, derived: Reference) -> list[Mismatch]:
+    """Every frozen value that lies further from the derived one than their uncertainties allow."""
+    frozen = fixture.frozen(fixture.problem.format).values
+    exact = derived.values
+    shift = (frozen.unit_log2 - exact.unit_log2).astype(np.int32)
+    with np.errstate(all="ignore"):
+        apart = np.abs((np.ldexp(frozen.high, shift) - exact.high) + (np.ldexp(frozen.low, shift) - exact.low))
+        allowed = np.ldexp(frozen.uncertainty, shift) + exact.uncertainty
+        wrong = ~(apart <= allowed) & np.broadcast_to(derived.judged, apart.shape)
+    assert fixture.expected is not None
+    return [
+        Mismatch(row=row, cls=cls, frozen=fixture.expected.digits[row][cls], derived=derived.exact(row, cls))
+        for row, cls in np.argwhere(wrong).tolist()
+    ]
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def find(paths: Iterable[str]) -> list[Path]:
+    """The fixture files that paths name: files themselves, folders for all that lie below them.
+
+    Raises:
+        InputError: for a path that is not there, is no fixture file, or holds none.
+    """
+    found: list[Path] = []
+    for name in paths:
+        path = Path(name)
+        if path.is_dir():
+            below = sorted(path.rglob(f"*{SUFFIX}"))
+            if not below:
+                raise InputError(f"{name}: there are no files *{SUFFIX} in this folder")
+            found += below
+        elif not path.exists():
+            raise InputError(f"{name}: there is no such file")
+        elif not path.name.endswith(SUFFIX):
+            raise InputError(f"{name}: a fixture file is named *{SUFFIX}")
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def load(path: Path) -> list[Fixture]:
+    """The entries of a fixture file.
+
+    Raises:
+        InputError: where the file, or something in it, is not as it must be; with the line where it stands.
+    """
+    content = _content(path)
+    return [_fixture(path, content, index, entry) for index, entry in enumerate(_parsed(path, content).fixture)]
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no UTF-8 text (byte {error.start})") from None
+
+
+def _parsed(path: Path, content: str) -> _File:
+    try:
+        table = tomllib.loads(content, parse_float=str)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        raise InputError(f"{path}: is no TOML: {error}") from None
+    try:
+        parsed = _File.model_validate(table)
+    except pydantic.ValidationError as errors:
+        first = errors.errors(include_url=False)[0]
+        raise InputError(f"{path}{_at(content, first['loc'])}: {_told(first)}") from None
+    if parsed.entries != len(parsed.fixture):
+        raise InputError(
+            f"{path}: says that it has {parsed.entries} entries and has {len(parsed.fixture)}: "
+            "it was cut off, or an entry was added or taken out by hand"
+        )
+    seen: dict[tuple[str, str], int] = {}
+    for index, entry in enumerate(parsed.fixture):
+        if seen.setdefault((entry.name, entry.format), index) != index:
+            raise InputError(f"{path}{_at(content, ('fixture', index, 'name'))}: '{entry.name}' stands there twice")
+    return parsed
+
+
+def _told(error: Any) -> str:
+    names = [str(part) for part in error["loc"] if part != "fixture"]
+    where = ".".join(names)
+    match error["type"]:
+        case "extra_forbidden":
+            return f"unknown key '{names[-1]}'"
+        case "missing":
+            return f"'{names[-1]}' is missing"
+        case _:
+            return f"{where}: {error['msg']}"
+
+
+def _at(content: str, place: tuple[int | str, ...]) -> str:
+    """`, line N` of a key, as far as it can be found in the text."""
+    lines = content.splitlines()
+    start, keys = 0, [part for part in place if isinstance(part, str) and part != "fixture"]
+    if len(place) > 1 and place[0] == "fixture" and isinstance(place[1], int):
+        heads = [n for n, line in enumerate(lines) if re.match(r"\s*\[\[\s*fixture\s*\]\]", line)]
+        start = heads[place[1]] if place[1] < len(heads) else 0
+    for key in reversed(keys):
+        pattern = re.compile(rf"""[\s{{,]*(?:.*[{{,]\s*)?["']?{re.escape(key)}["']?\s*=""")
+        for n in range(start, len(lines)):
+            if pattern.match(lines[n]):
+                return f", line {n + 1}"
+    return f", line {start + 1}" if start else ""
+
+
+def _fixture(path: Path, content: str, index: int, entry: _Entry) -> Fixture:
+    def wrong(key: str, why: str) -> InputError:
+        return InputError(f"{path}{_at(content, ('fixture', index, key))}: '{entry.name}': {why}")
+
+    if not entry.name.isprintable() or re.search(r"::|[\[\]]", entry.name):
+        raise wrong("name", "a name holds no '::', no brackets and no control characters")
+    fmt = formats.named(entry.format)
+    try:
+        if entry.arrays is not None:
+            if entry.logits is not None or entry.labels is not None or entry.expected is not None:
+                raise InputError("arrays stand in place of logits, labels and expected, not beside them")
+            logits, labels, expected = _arrays(path, entry.arrays, fmt, entry.uncertainty_ulp)
+        else:
+            if entry.logits is None or entry.labels is None:
+                raise InputError(f"'{'logits' if entry.logits is None else 'labels'}' is missing")
+            logits = _matrix(entry.logits, "logits", fmt)
+            labels = _labels(entry.labels, fmt)
+            expected = None if entry.expected is None else _expected(entry.expected, entry.uncertainty_ulp)
+        options = losses.parse(f"{key}={value}" for key, value in entry.loss.items())
+        problem = Problem(logits=logits, labels=labels, format=fmt, loss=options)
+        if expected is not None and [len(row) for row in expected.digits] != [problem.classes] * problem.rows:
+            raise InputError(f"expected has another shape than the logits, {logits.shape}")
+    except InputError as error:
+        raise wrong("logits", str(error)) from None
+    for name in entry.candidate:
+        if ":" in name:
+            raise wrong("candidate", f"'{name}' is code, which no fixture runs; --candidate on the command line does")
+    return Fixture(
+        path=path,
+        index=index,
+        name=entry.name,
+        why=entry.why,
+        problem=problem,
+        tolerance=entry.tolerance,
+        candidates=tuple(entry.candidate),
+        expected=expected,
+        edited=expected is not None and entry.digest != _digest(entry),
+    )
+
+
+def _matrix(rows: Sequence[Sequence[str | int]], what: str, fmt: Format) -> Array:
+    widths = {len(row) for row in rows}
+    if len(widths) > 1:
+        raise InputError(f"{what} has rows of {' and '.join(map(str, sorted(widths)))} numbers")
+    cells = [str(cell) for row in rows for cell in row]
+    for cell in cells:
+        if not is_number(cell):
+            raise InputError(f"{what}: '{cell[:40]}' is no number")
+    return fmt.parse_array(cells).reshape(len(rows), -1) if cells else np.zeros((len(rows), 0), fmt.dtype)
+
+
+def _labels(labels: list[int] | list[list[str | int]], fmt: Format) -> Array:
+    if any(isinstance(label, list) for label in labels):
+        return _matrix(labels, "labels", fmt)  # type: ignore[arg-type]
+    return np.array(labels, dtype=np.int64)
+
+
+def _expected(rows: Sequence[Sequence[str | int]], uncertainty: str | None) -> Expected:
+    if uncertainty is None:
+        raise InputError("'uncertainty_ulp' is missing")
+    return Expected(
+        digits=[[_dyadic(str(cell)) for cell in row] for row in rows], uncertainty_ulp=_uncertainty(uncertainty)
+    )
+
+
+def _dyadic(cell: str) -> Dyadic:
+    """The exact value of a decimal to 2^-300 of it; NaN, where a row is undefined, as 0, which nobody reads."""
+    value = parse(cell)
+    if isinstance(value, float):
+        if not math.isnan(value):
+            raise InputError(f"expected: '{cell}' is no gradient")
+        return Dyadic(0, 0)
+    return Dyadic(1, 0).scaled(value, 300)
+
+
+def _uncertainty(cell: str) -> float:
+    value = parse(cell) if is_number(cell) else math.nan
+    if not (isinstance(value, Fraction) and 0 < value <= 1):
+        raise InputError(f"uncertainty_ulp: '{cell}' is no number above 0 and up to 1")
+    return float(value)
+
+
+def _digest(entry: _Entry) -> str:
+    """A digest over what is exact in an entry, however it is laid out."""
+    exact = entry.model_dump(include={"format", "loss", "labels", "logits", "expected", "arrays", "uncertainty_ulp"})
+    return "sha256:" + hashlib.sha256(json.dumps(exact, sort_keys=True).encode()).hexdigest()
+
+
+def _arrays(path: Path, arrays: _Arrays, fmt: Format, uncertainty: str | None) -> tuple[Array, Array, Expected | None]:
+    if Path(arrays.file).name != arrays.file or not arrays.file.endswith(".npz"):
+        raise InputError(f"arrays.file: '{arrays.file}' is no .npz file in the fixture's own folder")
+    target = path.parent / arrays.file
+    try:
+        content = target.read_bytes()
+    except OSError as error:
+        raise InputError(f"{target}: {error.strerror}") from None
+    if hashlib.sha256(content).hexdigest() != arrays.sha256:
+        raise InputError(f"{target}: is not the file that the fixture was recorded with (its sha256 is another)")
+    found = npz.read_named(io.BytesIO(content), ("logits", "labels", *_PARTS))
+    logits = found["logits"].view(fmt.dtype)
+    labels = found["labels"] if found["labels"].ndim == 1 else found["labels"].view(fmt.dtype)
+    if not all(part in found for part in _PARTS):
+        return logits, labels, None
+    if uncertainty is None:
+        raise InputError("'uncertainty_ulp' is missing")
+    high, low, exponent = (found[part].tolist() for part in _PARTS)
+    digits = [[_joined(*cell) for cell in zip(*row, strict=True)] for row in zip(high, low, exponent, strict=True)]
+    return logits, labels, Expected(digits=digits, uncertainty_ulp=_uncertainty(uncertainty))
+
+
+_PARTS = ("expected_high", "expected_low", "expected_exponent")
+"""A frozen value is (high + low)·2^exponent."""
+
+
+def _joined(high: float, low: float, exponent: int) -> Dyadic:
+    value = Fraction(high) + Fraction(low)
+    return Dyadic(value.numerator, exponent - value.denominator.bit_length() + 1)
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recorded:
+    """What a new fixture is made from."""
+
+    name: str
+    problem: Problem
+    why: str = ""
+    tolerance: str = "stable"
+    candidates: tuple[str, ...] = ("shifted",)
+
+
+def record(path: Path, new: Sequence[Recorded], *, append: bool = False) -> None:
+    """Freezes problems into a fixture file, a new one unless they are to be appended.
+
+    Raises:
+        InputError: where the file is there, or lacks, or has an entry of that name and format, or cannot be written.
+    """
+    if not path.name.endswith(SUFFIX):
+        raise InputError(f"{path}: a fixture file is named *{SUFFIX}")
+    if path.exists() and not append:
+        raise InputError(f"{path}: is there already; --append adds to it, 'gradcheck fixtures update' renews it")
+    was = _content(path) if append and path.exists() else None
+    document = tomlkit.parse(was) if was is not None else tomlkit.document()
+    if was is None:
+        document["schema_version"] = SCHEMA_VERSION
+        document["entries"] = 0
+        document["fixture"] = tomlkit.aot()
+    else:
+        _parsed(path, was)
+    taken = {(str(entry["name"]), str(entry["format"])) for entry in document["fixture"]}
+    for one in new:
+        if (one.name, one.problem.format.name) in taken:
+            raise InputError(f"{path}: has an entry '{one.name}' in {one.problem.format.name} already")
+        document["fixture"].append(_table(path, one))
+    document["entries"] = len(document["fixture"])
+    _seal(path, document)
+    # a blank line before each entry
+    content = re.sub(r"(?<!\n)\n\[\[fixture\]\]", "\n\n[[fixture]]", document.as_string())
+    writing.replace(path, content.encode(), was=None if was is None else was.encode())
+
+
+def _table(path: Path, new: Recorded) -> Any:
+    problem, derived = new.problem, derive(new.problem)
+    table = tomlkit.table()
+    table["name"], table["format"] = new.name, problem.format.name
+    if new.why:
+        table["why"] = new.why
+    table["tolerance"], table["candidate"] = new.tolerance, list(new.candidates)
+    if problem.loss:
+        table["loss"] = tomlkit.inline_table()
+        table["loss"].update({option.name: option.value for option in problem.loss})
+    if problem.rows * problem.classes > LARGE:
+        table["arrays"] = _write_arrays(path, problem, derived)
+    else:
+        table["labels"] = problem.labels.tolist() if problem.labels.ndim == 1 else _rows(problem.labels, problem.format)
+        table["logits"] = _rows(problem.logits, problem.format)
+        table["expected"] = _nested(
+            [[_frozen(derived, row, cls) for cls in range(problem.classes)] for row in range(problem.rows)]
+        )
+    table["uncertainty_ulp"] = _least_uncertainty(derived)
+    return table
+
+
+def _rows(array: Array, fmt: Format) -> Any:
+    return _nested([[text.candidate(float(x), fmt) for x in row] for row in array])
+
+
+def _nested(rows: Sequence[Sequence[str]]) -> Any:
+    """An array of arrays, one row a line."""
+    nested = tomlkit.array()
+    nested.extend([list(row) for row in rows])
+    return nested.multiline(True)
+
+
+def _frozen(derived: Reference, row: int, cls: int) -> str:
+    """A derived value in as many digits as its uncertainty of 2^-40 ulp makes worth keeping."""
+    fmt = derived.values.format
+    if derived.rows[row] is None:
+        return "0.0" if derived.judged[row, 0] else "nan"
+    value = derived.exact(row, cls)
+    if value.log2() < fmt.subnormal_log2 - _NOTHING_BITS:
+        return "0.0"
+    return text.decimal(value, math.ceil((fmt.precision + _TARGET_BITS) * math.log10(2)) + 2)
+
+
+def _least_uncertainty(derived: Reference) -> str:
+    """In ulps: the values' own, that of their decimal digits, and a factor of 2 for the side of a power of 2."""
+    own = float(derived.values.in_ulps(derived.values.uncertainty).max())
+    return text.brief(2.1 * (own + 2.0**-_TARGET_BITS))
+
+
+def _write_arrays(path: Path, problem: Problem, derived: Reference) -> Any:
+    """The arrays in a file that is named after what it holds, so that no other entry's is written over."""
+    bits = problem.format.dtype.kind == "V"  # NumPy has no name for it, and keeps its bit patterns
+    labels = problem.labels
+    high, low, exponent = (
+        np.array(part).reshape(problem.logits.shape)
+        for part in zip(
+            *(cut(derived.exact(row, cls)) for row in range(problem.rows) for cls in range(problem.classes)),
+            strict=True,
+        )
+    )
+    stream = io.BytesIO()
+    npz.write_named(
+        stream,
+        {
+            "logits": problem.logits.view(np.uint16) if bits else problem.logits,
+            "labels": labels.view(np.uint16) if bits and labels.ndim == 2 else labels,
+            **dict(zip(_PARTS, (high, low, exponent.astype(np.int64)), strict=True)),
+        },
+    )
+    sha256 = hashlib.sha256(stream.getvalue()).hexdigest()
+    target = path.parent / f"{path.name.removesuffix(SUFFIX)}-{sha256[:12]}.npz"
+    writing.replace(target, stream.getvalue())
+    arrays = tomlkit.inline_table()
+    arrays.update({"file": target.name, "sha256": sha256})
+    return arrays
+
+
+def _seal(path: Path, document: Any) -> None:
+    """Writes each entry's digest."""
+    parsed = _parsed(path, document.as_string())
+    for table, entry in zip(document["fixture"], parsed.fixture, strict=True):
+        digest = _digest(entry)
+        if table.get("digest") != digest:
+            table["digest"] = digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """What an update would make of a file: its new text, and how that differs line by line; both may be unchanged."""
+
+    path: Path
+    was: str
+    text: str
+
+    @property
+    def diff(self) -> str:
+        """A unified diff."""
+        was, now = (part.splitlines(keepends=True) for part in (self.was, self.text))
+        return "".join(difflib.unified_diff(was, now, str(self.path), str(self.path)))
+
+    def write(self) -> None:
+        """Puts it in the file's place.
+
+        Raises:
+            InputError: where the file has changed since it was read, or cannot be written.
+        """
+        if self.text != self.was:
+            writing.replace(self.path, self.text.encode(), was=self.was.encode())
+
+
+def update(path: Path) -> Update:
+    """A fixture file with its values derived again; comments, layout, and digits that hold stay as they are.
+
+    Raises:
+        InputError: where the file cannot be read, or has lost entries.
+    """
+    was = _content(path)
+    document = tomlkit.parse(was) if _parsed(path, was) else None
+    assert document is not None
+    for fixture in load(path):
+        table, derived = document["fixture"][fixture.index], derive(fixture.problem)
+        wrong = None if fixture.expected is None else mismatches(fixture, derived)
+        if wrong == []:
+            continue
+        if "arrays" in table:
+            table["arrays"] = _write_arrays(path, fixture.problem, derived)
+        elif wrong is None:
+            rows, classes = fixture.problem.logits.shape
+            table["expected"] = _nested([[_frozen(derived, n, i) for i in range(classes)] for n in range(rows)])
+            table["uncertainty_ulp"] = _least_uncertainty(derived)
+        else:
+            for one in wrong:
+                table["expected"][one.row][one.cls] = _frozen(derived, one.row, one.cls)
+    _seal(path, document)
+    return Update(path=path, was=was, text=document.as_string())
