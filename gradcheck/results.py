@@ -141,6 +141,7 @@ class Result:
         again: the command that shows this result again.
         row_numbers: where only some rows of the input were checked, their numbers in the input.
         step: where a step of the derivation was checked, not a gradient.
+        known: whether a baseline holds the same, or worse.
     """
 
     case: str
@@ -155,6 +156,7 @@ class Result:
     again: str = ""
     row_numbers: tuple[int, ...] | None = None
     step: StepFacts | None = None
+    known: bool = False
 
     def row_number(self, row: int) -> int:
         """The number that a checked row has in the input."""

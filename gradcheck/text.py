@@ -82,6 +82,11 @@ def count(n: int, thing: str) -> str:
     return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
 
+def xml(text: str) -> str:
+    """A text that XML can hold: control characters made visible, and what is no character of Unicode's."""
+    return "".join(char if char in "\n\t" or char.isprintable() else visible(char) for char in text)
+
+
 def name(text: str) -> str:
     """A name that came from outside, its control characters made visible."""
     return visible(text)

@@ -13,14 +13,14 @@ from gradcheck.exceptions import CrashedError, UsageError
 
 def test_a_file_may_import_what_lies_beside_it_and_leaves_no_trace(tmp_path: Path) -> None:
     (tmp_path / "beside_it.py").write_text("FACTOR = 3\n")
-    (tmp_path / "mine.py").write_text("import beside_it\ndef f(x):\n    return beside_it.FACTOR * x\n")
+    (tmp_path / "own_piece.py").write_text("import beside_it\ndef f(x):\n    return beside_it.FACTOR * x\n")
     before = list(sys.path)
     try:
-        assert functions.load(f"{tmp_path / 'mine.py'}:f")(2) == 6
+        assert functions.load(f"{tmp_path / 'own_piece.py'}:f")(2) == 6
     finally:
         sys.modules.pop("beside_it", None)
     assert sys.path == before
-    assert "mine" not in sys.modules
+    assert "own_piece" not in sys.modules
 
 
 @pytest.mark.parametrize("name", ["f", ":f", "mine.py:", "mine.py:f()", "mine.py:a.b", ""])

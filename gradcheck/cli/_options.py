@@ -144,7 +144,8 @@ class Reporting:
     format: Annotated[
         str | None,
         typer.Option(
-            help="table, concise, markdown, csv, json or jsonl. Default: table on a terminal, else concise.",
+            help="table, concise, markdown, csv, json, jsonl, junit or github. Default: table on a terminal, "
+            "else concise.",
             rich_help_panel=_REPORT,
             metavar="FORMAT",
         ),
@@ -156,6 +157,14 @@ class Reporting:
         list[str] | None,
         typer.Option(
             help="Another report, as FORMAT=FILE; repeatable.", rich_help_panel=_REPORT, metavar="FORMAT=FILE"
+        ),
+    ] = None
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="A saved JSON report: fail only on what is worse than there.",
+            rich_help_panel=_REPORT,
+            metavar="RESULTS.json",
         ),
     ] = None
     exit_zero: Annotated[

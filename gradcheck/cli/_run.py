@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
@@ -41,10 +42,12 @@ def finish(
     from gradcheck.results import Report
 
     ways = targets(reporting, other[0] if other else reports.names())
+    compared = _against(reporting.baseline)
     done: list[Result] = []
     interrupted = False
     try:
-        done.extend(results)
+        for result in results:
+            done.append(compared(result))
     except KeyboardInterrupt:
         interrupted = True
     said = (*notes, "interrupted before the end") if interrupted else tuple(notes)
@@ -57,15 +60,33 @@ def finish(
 
 
 def exit_code(report: Report) -> int:
-    """0 where every candidate agrees, 1 where one disagrees, 2 where something could not be checked."""
+    """0 where every candidate agrees, 1 where one disagrees, 2 where something could not be checked.
+
+    What a baseline knows does not count, but as something that was checked.
+    """
     from gradcheck.results import Verdict
 
-    counts = report.summary
-    if counts[Verdict.FAIL]:
+    found = {result.verdict for result in report.results if not result.known}
+    if Verdict.FAIL in found:
         return EXIT_DISAGREES
-    if counts[Verdict.CRASHED] or counts[Verdict.INCONCLUSIVE] or not counts[Verdict.PASS]:
-        return EXIT_CANNOT_CHECK
-    return 0
+    judged = Verdict.PASS in found or any(result.known for result in report.results)
+    return 0 if judged and not found & {Verdict.CRASHED, Verdict.INCONCLUSIVE} else EXIT_CANNOT_CHECK
+
+
+def _against(baseline: str | None) -> Callable[[Result], Result]:
+    """Marks the results that a saved report holds already."""
+    if baseline is None:
+        return lambda result: result
+    from gradcheck.report import _saved
+    from gradcheck.results import Verdict
+
+    record = _saved.read(baseline)
+
+    def compared(result: Result) -> Result:
+        known = result.verdict is not Verdict.PASS and _saved.known(record, result)
+        return dataclasses.replace(result, known=known)
+
+    return compared
 
 
 def targets(reporting: Reporting, known: Sequence[str]) -> list[tuple[str, str]]:
@@ -112,6 +133,7 @@ def write(render: Callable[[str, Style], str], reporting: Reporting, ways: list[
         )
         sys.stdout.write(render(name, style))
         sys.stdout.flush()
+        _summarize(name, render)
     for name, path in ways:
         writing.replace(path, render(name, Style(verbose=reporting.verbose)).encode())
 
@@ -129,6 +151,24 @@ def _colored(when: str, terminal: bool) -> bool:
     if os.environ.get("NO_COLOR"):
         return False
     return bool(os.environ.get("FORCE_COLOR")) or (terminal and os.environ.get("TERM") != "dumb")
+
+
+def _summarize(name: str, render: Callable[[str, Style], str]) -> None:
+    """Adds the summary that goes with an output format to the file that the CI system gives for it."""
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return
+    from gradcheck import report as reports
+    from gradcheck.report import Style
+
+    wanted = reports.companion(name) if name in reports.names() else None
+    if wanted is None:
+        return
+    try:
+        with open(path, "a", encoding="utf-8") as stream:
+            stream.write(render(wanted, Style()))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 class Ticker:

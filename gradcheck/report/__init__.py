@@ -38,6 +38,13 @@ def summary(name: str) -> str:
     return plugins.summary(plugins.load(sys.modules[__name__], "report format", name))
 
 
+def companion(name: str) -> str | None:
+    """The output format of the summary that goes with an output format, where it has one."""
+    module = plugins.load(sys.modules[__name__], "report format", name)
+    found: str | None = getattr(module, "SUMMARY", None)
+    return found
+
+
 def render(name: str, report: Report, style: Style) -> str:
     """`report` in the output format `name`, ending with a newline.
 

@@ -48,6 +48,7 @@ def result_record(result: Result) -> dict[str, Any]:
         "verdict": result.verdict.value,
         "reason": _sentences.reason(result),
         "again": result.again,
+        "known": result.known,
     }
     if result.step is not None:
         record |= {"step": result.step.name, "formula": result.step.formula, "columns": result.step.columns}
@@ -67,7 +68,7 @@ def result_record(result: Result) -> dict[str, Any]:
     measures, facts = outcome.measures, outcome.reference
     return record | {
         **{field: number(_value(measures.extremes[name])) for name, field in _MAXIMA.items()},
-        "worst": _place(result, outcome.decision.worst),
+        "worst": _worst(result, outcome.decision.worst),
         "places": {name: _place(result, extreme) for name, extreme in measures.extremes.items()},
         "failed": outcome.decision.failed,
         "judged": outcome.decision.judged,
@@ -98,6 +99,12 @@ def result_record(result: Result) -> dict[str, Any]:
 
 def _value(extreme: Extreme | None) -> float | None:
     return None if extreme is None else extreme.value
+
+
+def _worst(result: Result, extreme: Extreme | None) -> dict[str, Any] | None:
+    """The place nearest to its limit, or furthest past it."""
+    place = _place(result, extreme)
+    return None if place is None else place | {"of_limit": number(_value(extreme))}
 
 
 def _place(result: Result, extreme: Extreme | None) -> dict[str, Any] | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from gradcheck.exceptions import InputError
-from gradcheck.report._record import SCHEMA_VERSION
+from gradcheck.report._record import SCHEMA_VERSION, result_record
+from gradcheck.results import Result, Verdict
 
 
 def read(path: str) -> dict[str, Any]:
@@ -34,3 +36,28 @@ def read(path: str) -> dict[str, Any]:
         if not isinstance(result, dict) or not {"case", "candidate", "dtype", "verdict", "loss"} <= set(result):
             raise InputError(f"{path}: has a result without case, candidate, dtype, loss or verdict")
     return record
+
+
+def known(record: dict[str, Any], result: Result) -> bool:
+    """Whether a saved report holds the same result with the same verdict, no better than this one by a hundredth."""
+    mine = json.loads(json.dumps(result_record(result)))
+    for saved in record["results"]:
+        if any(saved.get(key) != mine.get(key) for key in _SAME):
+            continue
+        if result.verdict is not Verdict.FAIL:
+            return True
+        worst, before = mine.get("worst") or {}, saved.get("worst") or {}
+        sizes = (_float(worst.get("of_limit")), _float(before.get("of_limit")))
+        return (mine.get("failed") or 0) <= (saved.get("failed") or 0) and sizes[0] <= sizes[1] * 1.01
+    return False
+
+
+_SAME = ("case", "step", "candidate", "dtype", "gradient_dtype", "loss", "rows", "classes", "tolerance", "verdict")
+
+
+def _float(value: Any) -> float:
+    """A number of a record; what is none counts as the smallest."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return -math.inf

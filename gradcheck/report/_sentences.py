@@ -124,6 +124,8 @@ def told(result: Result, *, verbose: bool) -> str:
 def summary(report: Report) -> str:
     """How many results have each verdict, in one line."""
     counts = [f"{n} {_PLURAL[verdict]}" for verdict, n in report.summary.items() if n]
+    if known := sum(result.known for result in report.results):
+        counts.append(f"{known} of them known from the baseline")
     return f"{text.count(len(report.results), 'result')}: {', '.join(counts) or 'nothing was checked'}"
 
 
