@@ -14,7 +14,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -31,7 +31,7 @@ from gradcheck.estimates import Estimates, estimate
 from gradcheck.exact import Dyadic, is_number, parse
 from gradcheck.exceptions import InputError
 from gradcheck.files import npz
-from gradcheck.formats import Array, Format, Int64
+from gradcheck.formats import Array, Float64, Format, Int64
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import Reference, Settings
 from gradcheck.reference.engines import cut
@@ -89,20 +89,16 @@ class Frozen:
     """The exact gradient that a fixture holds, (N, k).
 
     Attributes:
-        digits: the values as they were read.
+        exact: one value, to all its digits.
         pairs: the first class of each distinct pair, row by row; None where a row has no gradient.
     """
 
     problem: Problem
     values: Values
     judged: NDArray[np.bool_]
-    digits: Sequence[Sequence[Dyadic]]
+    exact: Callable[[int, int], Dyadic]
     estimates: Sequence[Estimates | None]
     pairs: Sequence[Int64 | None]
-
-    def exact(self, row: int, cls: int) -> Dyadic:
-        """One value, to all its digits."""
-        return self.digits[row][cls]
 
     def of_pairs(self, row: int) -> Values:
         """A row's values, one for each distinct pair."""
@@ -113,13 +109,17 @@ class Frozen:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Expected:
-    """Frozen values as they stand in a file.
+    """Frozen values as they stand in a file, (high + low)·2^exponent to 104 bits, (N, k).
 
     Attributes:
-        digits: exact, (N, k); uncertainty_ulp: how far each may be off, in ulps of the problem's format.
+        exact: one of them, to all its digits.
+        uncertainty_ulp: how far each may be off, in ulps of the problem's format.
     """
 
-    digits: Sequence[Sequence[Dyadic]]
+    high: Float64
+    low: Float64
+    exponent: Int64
+    exact: Callable[[int, int], Dyadic]
     uncertainty_ulp: float
 
 
@@ -151,27 +151,19 @@ class Fixture:
     def frozen(self, fmt: Format) -> Frozen:
         """The frozen values, for a gradient that is judged in `fmt`."""
         assert self.expected is not None
-        own, problem, digits = self.problem.format, self.problem, self.expected.digits
-        shape = (problem.rows, problem.classes)
-        high, low, exponent = zip(*(cut(value) for row in digits for value in row), strict=True)
-        sizes = np.array([value.log2() for row in digits for value in row])
-        ulp_log2 = np.maximum(np.floor(sizes), own.emin) - own.precision + 1
-        error_log2 = ulp_log2 + math.log2(self.expected.uncertainty_ulp)
+        own, problem, held = self.problem.format, self.problem, self.expected
+        magnitude = np.where(held.high == 0, own.emin, np.frexp(held.high)[1] - 1 + held.exponent)
+        ulp_log2 = np.maximum(magnitude, own.emin) - own.precision + 1
         # the zeros of ignored rows are exact
-        ignored = np.repeat(problem.status == RowStatus.IGNORED, problem.classes)
-        values = in_units(
-            fmt,
-            np.array(high).reshape(shape),
-            np.array(low).reshape(shape),
-            np.array(exponent, dtype=np.int64).reshape(shape),
-            np.where(ignored, -np.inf, error_log2).reshape(shape),
-        )
+        ignored = (problem.status == RowStatus.IGNORED)[:, None]
+        error_log2 = np.where(ignored, -np.inf, ulp_log2 + math.log2(held.uncertainty_ulp))
+        values = in_units(fmt, held.high, held.low, held.exponent, error_log2)
         rows = problem.distinct
         return Frozen(
             problem=problem,
             values=values,
             judged=(problem.status != RowStatus.UNDEFINED)[:, None],
-            digits=digits,
+            exact=held.exact,
             estimates=[None if row is None else estimate(row) for row in rows],
             pairs=[None if row is None else np.unique(row.inverse, return_index=True)[1] for row in rows],
         )
@@ -203,7 +195,7 @@ def mismatches(fixture: Fixture, derived: Reference) -> list[Mismatch]:
         wrong = ~(apart <= allowed) & np.broadcast_to(derived.judged, apart.shape)
     assert fixture.expected is not None
     return [
-        Mismatch(row=row, cls=cls, frozen=fixture.expected.digits[row][cls], derived=derived.exact(row, cls))
+        Mismatch(row=row, cls=cls, frozen=fixture.expected.exact(row, cls), derived=derived.exact(row, cls))
         for row, cls in np.argwhere(wrong).tolist()
     ]
 
@@ -322,8 +314,8 @@ def _fixture(path: Path, content: str, index: int, entry: _Entry) -> Fixture:
             expected = None if entry.expected is None else _expected(entry.expected, entry.uncertainty_ulp)
         options = losses.parse(f"{key}={value}" for key, value in entry.loss.items())
         problem = Problem(logits=logits, labels=labels, format=fmt, loss=options)
-        if expected is not None and [len(row) for row in expected.digits] != [problem.classes] * problem.rows:
-            raise InputError(f"expected has another shape than the logits, {logits.shape}")
+        if expected is not None and expected.high.shape != logits.shape:
+            raise InputError(f"expected has shape {expected.high.shape}, the logits {logits.shape}")
     except InputError as error:
         raise wrong("logits", str(error)) from None
     for name in entry.candidate:
@@ -362,8 +354,18 @@ def _labels(labels: list[int] | list[list[str | int]], fmt: Format) -> Array:
 def _expected(rows: Sequence[Sequence[str | int]], uncertainty: str | None) -> Expected:
     if uncertainty is None:
         raise InputError("'uncertainty_ulp' is missing")
+    widths = {len(row) for row in rows}
+    if len(widths) != 1:
+        raise InputError("expected has rows of different length" if widths else "expected holds nothing")
+    exact = [[_dyadic(str(cell)) for cell in row] for row in rows]
+    high, low, exponent = zip(*(cut(value) for row in exact for value in row), strict=True)
+    shape = (len(rows), widths.pop())
     return Expected(
-        digits=[[_dyadic(str(cell)) for cell in row] for row in rows], uncertainty_ulp=_uncertainty(uncertainty)
+        high=np.array(high).reshape(shape),
+        low=np.array(low).reshape(shape),
+        exponent=np.array(exponent, dtype=np.int64).reshape(shape),
+        exact=lambda row, cls: exact[row][cls],
+        uncertainty_ulp=_uncertainty(uncertainty),
     )
 
 
@@ -407,9 +409,20 @@ def _arrays(path: Path, arrays: _Arrays, fmt: Format, uncertainty: str | None) -
         return logits, labels, None
     if uncertainty is None:
         raise InputError("'uncertainty_ulp' is missing")
-    high, low, exponent = (found[part].tolist() for part in _PARTS)
-    digits = [[_joined(*cell) for cell in zip(*row, strict=True)] for row in zip(high, low, exponent, strict=True)]
-    return logits, labels, Expected(digits=digits, uncertainty_ulp=_uncertainty(uncertainty))
+    high, low, exponent = (found[part] for part in _PARTS)
+    if {high.dtype, low.dtype, exponent.dtype} != {np.dtype(np.float64), np.dtype(np.int64)}:
+        raise InputError(f"{target}: expected values are float64 and int64 arrays")
+    return (
+        logits,
+        labels,
+        Expected(
+            high=high,
+            low=low,
+            exponent=exponent,
+            exact=lambda row, cls: _joined(float(high[row, cls]), float(low[row, cls]), int(exponent[row, cls])),
+            uncertainty_ulp=_uncertainty(uncertainty),
+        ),
+    )
 
 
 _PARTS = ("expected_high", "expected_low", "expected_exponent")
@@ -534,6 +547,7 @@ def _write_arrays(path: Path, problem: Problem, derived: Reference) -> Any:
             "labels": labels.view(np.uint16) if bits and labels.ndim == 2 else labels,
             **dict(zip(_PARTS, (high, low, exponent.astype(np.int64)), strict=True)),
         },
+        compressed=True,
     )
     sha256 = hashlib.sha256(stream.getvalue()).hexdigest()
     target = path.parent / f"{path.name.removesuffix(SUFFIX)}-{sha256[:12]}.npz"

@@ -52,6 +52,8 @@ def imports(root: Path) -> dict[str, set[str]]:
                         inner = inner.rpartition(".")[0]
                     found[name].add(inner or "__init__")
         found[name].discard(name)
+    # the package's face points at whatever is public, when somebody asks for it
+    found["__init__"] = set()
     return found
 
 

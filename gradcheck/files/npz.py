@@ -60,11 +60,11 @@ def write(stream: BinaryIO, logits: Array, labels: Array) -> None:
     write_named(stream, {"logits": logits, "labels": labels})
 
 
-def write_named(stream: BinaryIO, arrays: Mapping[str, Array]) -> None:
-    """Arrays by name, uncompressed."""
+def write_named(stream: BinaryIO, arrays: Mapping[str, Array], *, compressed: bool = False) -> None:
+    """Arrays by name; the same arrays make the same file."""
     with zipfile.ZipFile(stream, "w") as archive:
         for name, array in arrays.items():
-            # a fixed date, so that the same arrays make the same file
             info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
             with archive.open(info, "w", force_zip64=True) as member:
                 _arrays.write_array(member, array)  # type: ignore[arg-type]
