@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gradcheck import formats, losses, reference, text, writing
 from gradcheck.estimates import Estimates, estimate
 from gradcheck.exact import Dyadic, is_number, parse
-from gradcheck.exceptions import InputError
+from gradcheck.exceptions import InputError, UsageError
 from gradcheck.files import npz
 from gradcheck.formats import Array, Float64, Format, Int64
 from gradcheck.problem import Problem, RowStatus
@@ -268,7 +268,7 @@ def _parsed(path: Path, content: str) -> _File:
 
 
 def _told(error: Any) -> str:
-    names = [str(part) for part in error["loc"] if part != "fixture"]
+    names = [part for part in error["loc"] if isinstance(part, str) and part != "fixture"]
     where = ".".join(names)
     match error["type"]:
         case "extra_forbidden":
@@ -316,8 +316,9 @@ def _fixture(path: Path, content: str, index: int, entry: _Entry) -> Fixture:
         problem = Problem(logits=logits, labels=labels, format=fmt, loss=options)
         if expected is not None and expected.high.shape != logits.shape:
             raise InputError(f"expected has shape {expected.high.shape}, the logits {logits.shape}")
-    except InputError as error:
-        raise wrong("logits", str(error)) from None
+    except (InputError, UsageError) as error:
+        blamed = next((key for key in _Entry.model_fields if re.search(rf"\b{key}\b", str(error))), "logits")
+        raise wrong(blamed, str(error)) from None
     for name in entry.candidate:
         if ":" in name:
             raise wrong("candidate", f"'{name}' is code, which no fixture runs; --candidate on the command line does")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from gradcheck import candidates, check, fixtures, tolerances
 from gradcheck.candidates import Candidate
+from gradcheck.exceptions import UsageError
 from gradcheck.fixtures import Fixture
 from gradcheck.reference import Settings
 from gradcheck.results import Confirmed, Crashed, Outcome, Result, Unconfirmed
@@ -32,8 +33,11 @@ def verify(
         UsageError: for a candidate or tolerance that there is not.
     """
     again = f"gradcheck fixtures verify {shlex.quote(str(fixture.path))} --deep"
-    rule = tolerances.parse(tolerance or fixture.tolerance)
-    tried = [candidates.load(name) for name in fixture.candidates] if chosen is None else chosen
+    try:
+        rule = tolerances.parse(tolerance or fixture.tolerance)
+        tried = [candidates.load(name) for name in fixture.candidates] if chosen is None else chosen
+    except UsageError as error:
+        raise UsageError(f"{fixture.title}: {error}") from None
 
     def of_itself(outcome: Outcome) -> Result:
         return Result(
