@@ -23,6 +23,8 @@ class Function:
 
     name: str
     call: Callable[..., Any]
+    folder: str | None = None
+    """From which it may import even when it is called."""
 
     def __call__(self, *arguments: Any) -> Any:
         """What it returns; what it prints goes to standard error.
@@ -30,11 +32,8 @@ class Function:
         Raises:
             CrashedError: for whatever it raises, `SystemExit` included.
         """
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                return self.call(*arguments)
-        except (Exception, SystemExit) as error:
-            raise CrashedError(f"{self.name} raised {_told(error)}") from error
+        with _crashing(f"{self.name} raised", self.folder):
+            return self.call(*arguments)
 
 
 def load(name: str) -> Function:
@@ -48,61 +47,71 @@ def load(name: str) -> Function:
     where, colon, what = name.rpartition(":")
     if not colon or not where or not what.isidentifier():
         raise UsageError(f"'{name}' should read MODULE:FUNCTION or PATH.py:FUNCTION")
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            module = _file(where) if where.endswith(".py") else _module(where)
-    except UsageError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise CrashedError(f"importing '{where}' raised {_told(error)}") from error
-    found = getattr(module, what, None)
+    is_file = where.endswith(".py")
+    folder = str(Path(where).resolve().parent) if is_file else os.getcwd()
+    with _crashing(f"importing '{where}' raised", folder):
+        module = _file(where) if is_file else _module(where)
+        found = getattr(module, what, None)
     if not callable(found):
-        near = [entry for entry in vars(module) if not entry.startswith("_") and callable(getattr(module, entry))]
+        near = [entry for entry, value in vars(module).items() if not entry.startswith("_") and callable(value)]
         hint = f"; it has {', '.join(near[:8])}" if near else ""
         raise UsageError(f"'{where}' has no function '{what}'{hint}")
-    return Function(name=name, call=found)
+    return Function(name=name, call=found, folder=folder)
+
+
+@contextlib.contextmanager
+def _crashing(what: str, folder: str | None) -> Iterator[None]:
+    """Runs the user's code: its folder first on the path, its output on standard error, its exceptions as crashes."""
+    if folder is not None:
+        sys.path.insert(0, folder)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except (UsageError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise CrashedError(f"{what} {told(error)}") from error
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder or "")
 
 
 def _file(path: str) -> ModuleType:
     if not Path(path).is_file():
         raise UsageError(f"there is no file '{path}'")
-    name = Path(path).stem
+    # a name of its own, under which dataclasses and pickles find it, and which hides no module
+    name = f"_gradcheck_{Path(path).stem}_{abs(hash(str(Path(path).resolve())))}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    with _importable(str(Path(path).resolve().parent)):
-        spec.loader.exec_module(module)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
     return module
 
 
 def _module(name: str) -> ModuleType:
-    with _importable(os.getcwd()):
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as missing:
-            # a module that `name` itself imports and that is not there is the module's own fault
-            if missing.name and (name == missing.name or name.startswith(f"{missing.name}.")):
-                raise UsageError(f"there is no module '{name}'; a file is named as PATH.py:FUNCTION") from None
-            raise
-        except (ValueError, TypeError):
-            raise UsageError(f"'{name}' is no module's name") from None
-
-
-@contextlib.contextmanager
-def _importable(folder: str) -> Iterator[None]:
-    """The folder before all others on the path, for what the user's file imports from beside it."""
-    sys.path.insert(0, folder)
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UsageError(f"'{name}' is no module's name; a file is named as PATH.py:FUNCTION")
     try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(folder)
+        return importlib.import_module(name)
+    except ModuleNotFoundError as missing:
+        # a module that `name` itself imports and that is not there is the module's own fault
+        if missing.name and (name == missing.name or name.startswith(f"{missing.name}.")):
+            raise UsageError(f"there is no module '{name}'; a file is named as PATH.py:FUNCTION") from None
+        raise
 
 
-def _told(error: BaseException) -> str:
-    """Kind, message and last line of an exception, in one line."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+def told(error: BaseException) -> str:
+    """Kind, message and last line of an exception of the user's code, in one line."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and not frame.filename.startswith("<")
+    ]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    message = " ".join(str(error).split())
+    try:
+        message = " ".join(str(error).split())
+    except Exception:  # what the user's code raises may fail to say what it is
+        message = ""
     return f"{type(error).__name__}{': ' if message else ''}{message}{where}"

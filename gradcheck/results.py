@@ -119,7 +119,8 @@ class StepFacts:
         columns: how many of the logits were looked at in each row; None where a step does not go by logits.
         by_class: False where the step has a single value for the row.
         zeros: probabilities by which the step divides that are 0 in the format; thin: factors of its products below
-            the normal range.
+            the normal range; beyond: exact values past the format's largest.
+        values: where the function itself is judged beside its derivative, which checked rows hold its values.
     """
 
     name: str
@@ -129,6 +130,8 @@ class StepFacts:
     by_class: bool = True
     zeros: int = 0
     thin: int = 0
+    beyond: int = 0
+    values: tuple[bool, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,9 +46,9 @@ def reference(value: Dyadic, fmt: Format, uncertainty_ulp: float = 0.0) -> str:
     magnitude = value.log2() * math.log10(2)
     if not value:
         return f"0 ± {brief(uncertainty_ulp)} ulp" if uncertainty_ulp else "0"
-    if magnitude < -9999:
-        size = "infinity" if math.isinf(magnitude) else f"{-magnitude:.4g}"
-        return f"{'-' if value.man < 0 else ''}10^-{size}"
+    if abs(magnitude) > 9999:
+        size = "infinity" if math.isinf(magnitude) else f"{abs(magnitude):.4g}"
+        return f"{'-' if value.man < 0 else ''}10^{'-' if magnitude < 0 else ''}{size}"
     return _decimal(value, math.ceil(fmt.precision * math.log10(2)) + 3, strip_zeros=True).removesuffix(".0")
 
 

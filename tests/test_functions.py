@@ -58,3 +58,36 @@ def test_an_interrupt_is_no_crash(tmp_path: Path) -> None:
     path.write_text("def f():\n    raise KeyboardInterrupt\n")
     with pytest.raises(KeyboardInterrupt):
         functions.load(f"{path}:f")()
+
+
+def test_odd_exceptions_are_the_users_own(tmp_path: Path) -> None:
+    path = tmp_path / "odd.py"
+    path.write_text(
+        "class Mute(Exception):\n    def __str__(self): raise ValueError\n"
+        "def mute(): raise Mute\n"
+        "def leave(): raise GeneratorExit\n"
+        "def stop(): raise BaseException('stop')\n"
+    )
+    for name, said in (("mute", "raised Mute"), ("leave", "raised GeneratorExit"), ("stop", "BaseException: stop")):
+        with pytest.raises(CrashedError, match=said):
+            functions.load(f"{path}:{name}")()
+    path.write_text("def __getattr__(name): raise RuntimeError(name)\n")
+    with pytest.raises(CrashedError, match="RuntimeError: f"):
+        functions.load(f"{path}:f")
+    path.write_text("int('abc')\n")
+    with pytest.raises(CrashedError, match=r"ValueError: invalid literal.*\(odd.py, line 1\)"):
+        functions.load(f"{path}:f")
+
+
+def test_dataclasses_and_late_imports(tmp_path: Path) -> None:
+    (tmp_path / "late_sibling.py").write_text("VALUE = 5\n")
+    path = tmp_path / "classes.py"
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Point:\n    x: int\n"
+        "def f():\n    import late_sibling\n    return Point(late_sibling.VALUE).x\n"
+    )
+    try:
+        assert functions.load(f"{path}:f")() == 5
+    finally:
+        sys.modules.pop("late_sibling", None)

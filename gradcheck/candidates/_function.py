@@ -14,7 +14,7 @@ import numpy as np
 from gradcheck import formats
 from gradcheck.exceptions import CrashedError, NotApplicableError
 from gradcheck.formats import Array
-from gradcheck.functions import Function
+from gradcheck.functions import Function, told
 from gradcheck.problem import Problem, Stage
 
 
@@ -47,10 +47,16 @@ def array_of(function: Function, found: object) -> Array:
     Raises:
         CrashedError: where it is none.
     """
+    if found is None:
+        raise CrashedError(f"{function.name} returned nothing; does it lack a return?")
     try:
-        array = np.asarray(found)
-    except Exception as error:
-        raise CrashedError(f"{function.name} returned a {type(found).__name__}, which is no array ({error})") from None
+        array = np.array(found)  # a copy: it may use its buffer again
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise CrashedError(
+            f"{function.name} returned a {type(found).__name__}, which is no array ({told(error)})"
+        ) from None
     if formats.of_dtype(array.dtype) is None:
         raise CrashedError(f"{function.name} returned {array.dtype}; expected one of {', '.join(formats.FORMATS)}")
     return array

@@ -17,10 +17,14 @@ from gradcheck.problem import Problem
 
 
 def load(
-    logits: str | None, source: Source, gradient_dtype: str | None
+    logits: str | None, source: Source, gradient_dtype: str | None, *, seeded: bool = False
 ) -> tuple[str, Problem, list[Candidate], list[str]]:
-    """The problem's name, the problem, the gradients that came with it, and notes on both."""
-    _exclusive(logits, source)
+    """The problem's name, the problem, the gradients that came with it, and notes on both.
+
+    Args:
+        seeded: whether --seed is used for something else, too.
+    """
+    _exclusive(logits, source, seeded=seeded)
     notes: list[str] = []
     own: Array | None = None
     gradient: Array | None = None
@@ -61,7 +65,9 @@ def load(
     return name, problem, gradients, notes
 
 
-def load_each(logits: str | None, source: Source) -> Iterator[tuple[str, Problem, Int64 | None, list[str]]]:
+def load_each(
+    logits: str | None, source: Source, *, seeded: bool = False
+) -> Iterator[tuple[str, Problem, Int64 | None, list[str]]]:
     """The problem, or that of each case: its name, itself, the numbers of the rows to look at (None: all), notes."""
     selected = [] if source.case is None else cases.select(source.case)
     one_by_one = [dataclasses.replace(source, case=[case.name]) for case in selected] or [source]
@@ -69,8 +75,11 @@ def load_each(logits: str | None, source: Source) -> Iterator[tuple[str, Problem
     if not held:
         raise UsageError(f"none of these cases has logits that {source.dtype} can hold")
     for one in held:
-        name, problem, _, notes = load(logits, one, None)
-        yield name, problem, chosen_rows(one, problem), notes
+        name, problem, _, notes = load(logits, one, None, seeded=seeded)
+        rows = chosen_rows(one, problem)
+        if rows is not None:
+            notes.append(part_note(rows))
+        yield name, problem, rows, notes
 
 
 def _held(source: Source) -> bool:
@@ -79,7 +88,12 @@ def _held(source: Source) -> bool:
     return case.problem(formats.named(source.dtype or "float32")) is not None
 
 
-def _exclusive(logits: str | None, source: Source) -> None:
+def part_note(rows: Int64) -> str:
+    """What a report says where only some rows were checked."""
+    return f"{len(rows)} of the input's rows were checked; row numbers are the input's"
+
+
+def _exclusive(logits: str | None, source: Source, *, seeded: bool) -> None:
     """One source of logits, and no option that belongs to another."""
     sources = {"LOGITS": logits, "--generate": source.generate, "--case": source.case}
     given = [flag for flag, value in sources.items() if value is not None]
@@ -90,7 +104,7 @@ def _exclusive(logits: str | None, source: Source) -> None:
     stray = [flag for flag, value in drawing.items() if value is not None and source.generate is None]
     if stray:
         raise UsageError(f"{' and '.join(stray)} go with --generate")
-    if source.seed is not None and source.generate is None and source.sample is None:
+    if source.seed is not None and source.generate is None and source.sample is None and not seeded:
         raise UsageError("--seed goes with --generate or --sample")
     if source.input_format is not None and logits is None:
         raise UsageError("--input-format goes with a file of logits")

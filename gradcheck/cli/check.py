@@ -36,7 +36,7 @@ def command(
     if rows is not None:
         problem, numbers = problem.take(rows), tuple(rows.tolist())
         chosen = [candidates.part(one, rows) if one in gradients else one for one in chosen]
-        notes.append(f"{len(rows)} of the input's rows were checked; row numbers are the input's")
+        notes.append(_source.part_note(rows))
 
     def results() -> Iterator[Result]:
         with _run.Ticker(problem.rows, reporting) as tick:

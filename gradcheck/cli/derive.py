@@ -75,7 +75,7 @@ def command(
     loaded = {piece: functions.load(spec) for piece, spec in given.items()}
     tolerance = tolerances.parse(rule.tolerance)
     digits, step_log2 = _judge.digits_of(rule), _judge.step_log2_of(rule)
-    problems = list(_source.load_each(logits, source))
+    problems = list(_source.load_each(logits, source, seeded=True))
     notes: list[str] = []
     studied: list[Study] = []
 

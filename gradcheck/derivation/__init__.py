@@ -7,6 +7,7 @@ is wrong in one step is not seen in another; a piece of the user's own takes the
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -37,6 +38,8 @@ WHOLE = 64
 """Classes up to which every column of a matrix is looked at."""
 _ROW_ENTRIES, _ENTRIES = 2**12, 2**16
 """Entries of a matrix that are looked at beyond, in one row and in all."""
+_FEWEST = 4
+"""Logits that are looked at in a row of however many classes: the label's, the largest, the first, the last."""
 _TARGET_BITS = 40
 """G of the reference of the steps that end in the gradient, so that none of them stays undecided."""
 _BUILT_IN = "built-in"
@@ -110,6 +113,7 @@ class Derivation:
         self.rows = np.array([n for n in defined if n not in infinite], dtype=np.int64)
         self.undefined_rows = int((problem.status[looked] == RowStatus.UNDEFINED).sum())
         self.infinite_loss_rows = len(infinite)
+        self.ignored_rows = int((problem.status[looked] == RowStatus.IGNORED).sum())
         self._format, self.classes = problem.format, problem.classes
         count = len(self.rows)
         if count:
@@ -117,7 +121,7 @@ class Derivation:
             self._plain = Problem(logits=kept.logits, labels=kept.labels, format=problem.format)
             self.columns = _columns(self._plain, seed)
             entries = self.classes * len(self.columns[0])
-            most = max(1, _ENTRIES // entries) if self.classes > WHOLE else count
+            most = max(1, _ENTRIES // entries)
             # the rows whose matrices are looked at, evenly spread
             self.matrix_rows = np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
         self._exact: dict[tuple[str, int], ExactRow] = {}
@@ -134,7 +138,14 @@ class Derivation:
         piece = self._pieces.get(step.piece or "")
         facts = StepFacts(name=step.name, formula=step.formula)
         if not len(self.rows):
-            return Study(result=self._result(piece, facts, self._format, Skipped(reason="no row has a finite loss")))
+            return Study(
+                result=self._result(
+                    piece,
+                    facts,
+                    self._format,
+                    Skipped(reason="there is no row to look at: all are ignored, undefined, or of infinite loss"),
+                )
+            )
         if self.classes == 1 and isinstance(step, Local) and step.off_diagonal:
             return Study(result=self._result(piece, facts, self._format, Skipped(reason="there is one class only")))
         try:
@@ -143,8 +154,10 @@ class Derivation:
         except CrashedError as crash:
             return Study(result=self._result(piece, facts, self._format, Crashed(reason=str(crash))))
         numbers = self.matrix_rows if isinstance(step, Local) and step.by_column else np.arange(len(self.rows))
+        # of the user's own softmax the values are judged, too: with two classes ŷ and 1 − ŷ have the same derivatives
+        itself = piece is not None and step.piece == "softmax" and isinstance(step, Local) and not step.by_column
         if isinstance(step, Local):
-            table, bound, used = self._differences(step, fmt, numbers)
+            table, bound, used = self._differences(step, fmt, numbers, itself=itself)
         else:
             table, bound, used = self._gradient(step, fmt)
         comparison = Comparison(table, np.concatenate(attempts))
@@ -161,13 +174,20 @@ class Derivation:
             loss=None,
         )
         by_column = isinstance(step, Local) and step.by_column
-        repeats = [len(self.columns[n]) if by_column else 1 for n in numbers.tolist()]
-        zeros, thin = (sum(found) for found in zip(*(underflows(step, self._forward(n)) for n in numbers), strict=True))
+        repeats = [len(self.columns[n]) if by_column else 2 if itself else 1 for n in numbers.tolist()]
+        zeros, thin = (
+            sum(found)
+            for found in zip(
+                *(underflows(step, self._forward(n), self.columns[n]) for n in numbers.tolist()), strict=True
+            )
+        )
         facts = dataclasses.replace(
             facts,
             logits=tuple(np.concatenate([self.columns[n] for n in numbers]).tolist()) if by_column else None,
             columns=len(self.columns[0]) if by_column or (isinstance(step, Total) and step.attempt) else None,
             by_class=isinstance(step, Total) or step.by_class,
+            values=tuple([False, True] * len(numbers)) if itself else None,
+            beyond=_beyond(table),
             zeros=zeros if piece is None else 0,
             thin=thin if piece is None else 0,
         )
@@ -195,7 +215,8 @@ class Derivation:
             match step.piece:
                 case "softmax":
                     given = _array(piece, (k,), logits)
-                    found.append(step.attempt(dataclasses.replace(forward, given=given), columns))
+                    derived = step.attempt(dataclasses.replace(forward, given=given), columns)
+                    found.append(derived if step.by_column else np.concatenate([derived, given[None]]))
                 case "softmax-jacobian":
                     found.append(_array(piece, (k, k), logits)[:, columns].T)
                 case _:
@@ -229,7 +250,9 @@ class Derivation:
 
     # --- the exact values --------------------------------------------------------------------------------------------
 
-    def _differences(self, step: Local, fmt: Format, numbers: Int64) -> tuple[_Table, Float64, ReferenceFacts]:
+    def _differences(
+        self, step: Local, fmt: Format, numbers: Int64, *, itself: bool
+    ) -> tuple[_Table, Float64, ReferenceFacts]:
         blocks, digits, bounds, judged, used = [], [], [], [], []
         for n in numbers.tolist():
             pairs = self._plain.distinct[n]
@@ -237,6 +260,8 @@ class Derivation:
             columns, exact = self.columns[n], self._row(n, fmt)
             stand_ins = np.unique(pairs.inverse, return_index=True)[1].tolist()
             found = step.exact(exact, self._forward(n), columns, stand_ins)
+            if itself:
+                found.append([exact.probability(i) for i in stand_ins])
             values, rows = values_of(fmt, found, exact.precision)
             if step.by_class and not step.by_column:
                 values, rows = (
@@ -246,7 +271,8 @@ class Derivation:
             rounding = Roundings(values=values, estimates=exact.estimates, flush=self._flush)
             blocks.append(values)
             digits += rows
-            bounds.append(step.bound(rounding, columns, float(pairs.total_q) if step.name == "hessian" else 1.0))
+            limit = step.bound(rounding, columns, float(pairs.total_q) if step.name == "hessian" else 1.0)
+            bounds.append(np.concatenate([limit[:1], rounding.of_softmax(4)[1:]]) if itself else limit)
             mask = np.ones(values.high.shape, dtype=np.bool_)
             if step.off_diagonal:
                 mask &= np.arange(self.classes) != columns[:, None]
@@ -311,6 +337,14 @@ class Derivation:
         )
 
 
+def _beyond(table: _Table) -> int:
+    """How many exact values the format's largest does not reach."""
+    fmt, values = table.values.format, table.values
+    with np.errstate(divide="ignore"):
+        beyond = np.log2(values.size) + values.unit_log2 > math.log2(fmt.max)
+    return int((beyond & np.broadcast_to(table.judged, beyond.shape)).sum())
+
+
 def _spread(values: Values, inverse: Int64) -> Values:
     """From distinct pairs to classes."""
     return values.each(lambda _, array: array.take(inverse, axis=1))
@@ -334,7 +368,7 @@ def _columns(problem: Problem, seed: int) -> list[Int64]:
     k = problem.classes
     if k <= WHOLE:
         return [np.arange(k)] * problem.rows
-    count = max(1, _ROW_ENTRIES // k)
+    count = max(_FEWEST, _ROW_ENTRIES // k)
     rng = np.random.default_rng(seed)
     found = []
     for n in range(problem.rows):

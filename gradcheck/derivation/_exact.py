@@ -25,6 +25,8 @@ from gradcheck.reference.rule import TARGET_BITS
 from gradcheck.reference.values import Values, in_units
 
 _GUARD_BITS = 24
+_LARGEST_STEP_LOG2 = -3
+"""Past this step the truncation is not bounded."""
 _ROUNDINGS_LOG2 = 6
 """log2 of how many roundings of the differenced value, each 2^-P of it, a difference may gather."""
 
@@ -55,19 +57,20 @@ def precision(estimates: Estimates, fmt: Format, settings: Settings) -> Precisio
         else min(-fmt.subnormal_log2, math.ceil(-2 * float(estimates.p_log2[present].min())))
     )
     logarithm = math.frexp(float(estimates.z.max()) - float(estimates.z[present].min()) + estimates.log_sum + 1)[1]
-    bits = fmt.precision + TARGET_BITS - 2 * step_log2 + depth + logarithm + _GUARD_BITS
+    heavy = max(0, math.frexp(estimates.weight)[1])
+    bits = fmt.precision + TARGET_BITS - 2 * step_log2 + depth + logarithm + heavy + _GUARD_BITS
     return Precision(step_log2=step_log2, bits=bits if settings.digits is None else bits_of(settings.digits))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A central difference, and log2 of what its rounding is counted in: the size of what was differenced, over h."""
+    """A central difference, and what its rounding is counted in: the size of what was differenced, over h."""
 
     value: Any
-    size_log2: float
+    size: Any
 
 
-_NOTHING = Difference(value=mpmath.mpf(0), size_log2=-math.inf)
+_NOTHING = Difference(value=mpmath.mpf(0), size=mpmath.mpf(0))
 
 
 class ExactRow:
@@ -99,13 +102,14 @@ class ExactRow:
             return _NOTHING
         context, at = self._context, self._context.mpf(x)
         up, down = context.exp(at + self._h), context.exp(at - self._h)
-        return Difference(value=(up - down) / (2 * self._h), size_log2=self._over_step(up))
+        # x ± h is rounded, too
+        return Difference(value=(up - down) / (2 * self._h), size=self._over_step(up * (1 + abs(at))))
 
     def logarithm(self, x: Any) -> Difference:
         """d log x/dx at x > 0; the step is relative."""
         at, step = self._context.mpf(x), self._h * x
         up, down = (self._context.log(at + way) for way in (step, -step))
-        return Difference(value=(up - down) / (2 * step), size_log2=self._over_step((abs(up) + 1) / at))
+        return Difference(value=(up - down) / (2 * step), size=self._over_step((abs(up) + 1) / at))
 
     def log_total(self, n: int) -> Difference:
         """∂ log Σ exp(l)/∂lₙ: what the chain rule is shown on."""
@@ -113,7 +117,12 @@ class ExactRow:
         if not e:
             return _NOTHING
         up, down = (self._context.log(self._total + e * change) for change in (self._up, self._down))
-        return Difference(value=(up - down) / (2 * self._h), size_log2=self._over_step(abs(up) + 1))
+        return Difference(value=(up - down) / (2 * self._h), size=self._over_step(abs(up) + 1))
+
+    def probability(self, i: int) -> Difference:
+        """ŷᵢ itself, which no difference is needed for."""
+        value = self._e(i) / self._total
+        return Difference(value=value, size=value)
 
     def softmax(self, n: int) -> list[Difference]:
         """∂ŷᵢ/∂lₙ for each class i; several steps ask for the same column."""
@@ -134,7 +143,7 @@ class ExactRow:
             up, down = (e / total for total in totals)
             if i == n:
                 up, down = up * (1 + self._up), down * (1 + self._down)
-            return Difference(value=(up - down) / (2 * self._h), size_log2=self._over_step(up))
+            return Difference(value=(up - down) / (2 * self._h), size=self._over_step(up))
 
         return difference
 
@@ -144,7 +153,7 @@ class ExactRow:
         if not weight:
             return _NOTHING
         found = self.logarithm(self._e(i) / self._total)
-        return Difference(value=-weight * found.value, size_log2=found.size_log2 + _log2(weight))
+        return Difference(value=-weight * found.value, size=weight * found.size)
 
     def hessian(self, n: int) -> list[Difference]:
         """∂²L/∂lᵢ∂lₙ for each class i: the four losses at l ± h·eᵢ ± h·eₙ, as one logarithm of their sums' ratio."""
@@ -161,7 +170,7 @@ class ExactRow:
             up, down = changes
             alike, apart = total(i, up, up) * total(i, down, down), total(i, up, down) * total(i, down, up)
             value = self._total_q * self._context.log(alike / apart) / area
-            return Difference(value=value, size_log2=self._over_step(self._total_q / self._h))
+            return Difference(value=value, size=self._over_step(self._total_q / self._h))
 
         return self._by_logit(n, range(len(self._inverse)), difference)
 
@@ -182,8 +191,8 @@ class ExactRow:
     def _real(self, x: Fraction) -> Any:
         return self._context.mpf(x.numerator) / x.denominator
 
-    def _over_step(self, size: Any) -> float:
-        return _log2(size) - self.precision.step_log2
+    def _over_step(self, size: Any) -> Any:
+        return size / self._h
 
 
 def _log2(x: Any) -> float:
@@ -195,13 +204,22 @@ def values_of(fmt: Format, found: list[list[Difference]], used: Precision) -> tu
     exact = [[Dyadic.from_mpf(one.value._mpf_) for one in row] for row in found]
     shape = (len(found), -1)
     high, low, exponent = zip(*(cut(value) for row in exact for value in row), strict=True)
-    rounding_log2 = np.array([one.size_log2 for row in found for one in row]) + _ROUNDINGS_LOG2 - used.bits
-    truncation_log2 = np.array([value.log2() for row in exact for value in row]) + 2 * used.step_log2 - 1
+    # relative to the value, whose exponent may be past what float64 holds
+    rounding_log2 = np.array(
+        [_log2(one.size / abs(one.value) if one.value else one.size) for row in found for one in row]
+    )
+    rounding_log2 += _ROUNDINGS_LOG2 - used.bits
+    if used.step_log2 > _LARGEST_STEP_LOG2:
+        error_log2 = np.full(len(high), math.inf)
+    else:
+        shown_log2 = np.array(exponent, dtype=np.float64) + np.frexp(np.array(high))[1]
+        relative_log2 = np.logaddexp2(2.0 * used.step_log2 - 1, rounding_log2)
+        error_log2 = np.where(np.array(high) == 0, rounding_log2, shown_log2 + relative_log2)
     values = in_units(
         fmt,
         np.array(high).reshape(shape),
         np.array(low).reshape(shape),
         np.array(exponent, dtype=np.int64).reshape(shape),
-        np.logaddexp2(truncation_log2, rounding_log2).reshape(shape),
+        error_log2.reshape(shape),
     )
     return values, exact

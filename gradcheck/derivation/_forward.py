@@ -46,8 +46,8 @@ class Forward:
 
     @cached_property
     def total_label(self) -> Array:
-        """W = Σ y, in the format's dtype."""
-        return self.rounded(self.sum(self.labels))
+        """W = Σ y, in the accumulator's dtype."""
+        return self.sum(self.labels)
 
     def sum(self, terms: Array) -> Array:
         """Σ over the last axis, in the accumulator's dtype."""
@@ -108,4 +108,4 @@ class Forward:
     def hessian(self, columns: Int64) -> Array:
         """W·(δᵢₙ ŷᵢ − ŷᵢ ŷₙ), (C, k)."""
         y = self.softmax
-        return np.asarray(self.total_label * (self.same(columns) * y - y * y[columns][:, None]))
+        return self.rounded(self.total_label * (self.same(columns) * y - y * y[columns][:, None]))

@@ -184,13 +184,15 @@ STEPS: tuple[Local | Total, ...] = (
 NAMES = tuple(step.name for step in STEPS)
 
 
-def underflows(step: Local | Total, forward: Forward) -> tuple[int, int]:
+def underflows(step: Local | Total, forward: Forward, columns: Int64) -> tuple[int, int]:
     """How many ŷ are 0, and how many factors of the step's products lie below the normal range."""
     if not step.divides:
         return 0, 0
     y, least = forward.softmax.astype(np.float64), forward.format.smallest_normal
-    factors = [y]
+    thin = int(((y < least) & (y > 0)).sum())
     if isinstance(step, Total):
-        factors.append(np.abs(y * float(y.max())))
-    thin = sum(int(((factor < least) & (y > 0)).sum()) for factor in factors)
+        # of the products ŷᵢ(δᵢₙ − ŷₙ), those that are multiplied by a label
+        products = np.abs(forward.jacobian(columns).astype(np.float64))
+        present = (y > 0) & (y[columns][:, None] > 0) & (forward.labels != 0)
+        thin += int(((products < least) & present).sum())
     return int((y == 0).sum()), thin

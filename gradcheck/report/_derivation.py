@@ -31,14 +31,16 @@ def sampling(steps: Derivation) -> list[str]:
     """What a reader must know of the rows and logits that were looked at."""
     said, rows = [], len(steps.rows)
     if rows and len(steps.columns[0]) < steps.classes:
-        part = "" if len(steps.matrix_rows) == rows else f", matrices in {len(steps.matrix_rows)} of {rows} rows"
         said.append(
             f"{steps.classes:,} classes: steps that go by logits are checked at {len(steps.columns[0])} of the logits"
-            f" in each row{part}"
+            " in each row"
         )
+    if rows and len(steps.matrix_rows) < rows:
+        said.append(f"matrices are checked in {len(steps.matrix_rows)} of {rows} rows")
     for count, why in (
         (steps.undefined_rows, "undefined (NaN or inf)"),
         (steps.infinite_loss_rows, "of infinite loss"),
+        (steps.ignored_rows, "ignored by the loss"),
     ):
         if count:
             said.append(f"{text.count(count, 'row')} {why} left out")
@@ -61,7 +63,8 @@ def render(name: str, studies: Sequence[Study], notes: Sequence[str]) -> str:
         case "table" | "concise" | "markdown":
             layout = _grid.markdown if name == "markdown" else _grid.plain
             pages = ["\n".join(_page(study, layout)).rstrip() for study in studies]
-            return "\n\n".join([*pages, *([f"note: {note}" for note in notes])]) + "\n"
+            said = "\n".join(f"note: {note}" for note in notes)
+            return "\n\n".join([*pages, *([said] if said else [])]) + "\n"
         case _:
             raise UnknownNameError("format of a step", name, NAMES)
 
@@ -137,8 +140,10 @@ def _components(study: Study) -> Iterator[dict[str, Any]]:
             "row": result.row_number(row),
             "class": cls if result.step.by_class else None,
             "logit": None if result.step.logits is None else result.step.logits[row],
+            "itself": bool(result.step.values and result.step.values[row]),
             "candidate": text.plain(float(comparison.candidate[row, cls])),
             "reference": text.exact(comparison.exact.exact(row, cls)),
+            "uncertainty_ulp": _record.number(comparison.values.in_ulps_at(comparison.values.uncertainty, (row, cls))),
             "ulp": _record.number(float(comparison.ulps[row, cls])),
             "bound": _record.number(float(study.of_bound[row, cls])),
         }
@@ -146,7 +151,19 @@ def _components(study: Study) -> Iterator[dict[str, Any]]:
 
 def _csv(studies: Sequence[Study]) -> str:
     buffer = io.StringIO()
-    fields = ["case", "step", "row", "class", "logit", "candidate", "reference", "ulp", "bound"]
+    fields = [
+        "case",
+        "step",
+        "row",
+        "class",
+        "logit",
+        "itself",
+        "candidate",
+        "reference",
+        "uncertainty_ulp",
+        "ulp",
+        "bound",
+    ]
     writer = csv.DictWriter(buffer, fields, lineterminator="\n")
     writer.writeheader()
     for study in studies:

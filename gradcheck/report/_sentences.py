@@ -42,6 +42,8 @@ def _judged(result: Result, judged: Judged) -> str:
             if judged.sufficient is not None:
                 step = text.power_of_two(judged.sufficient.step_log2)
                 advice = f"--digits {judged.sufficient.digits} --step {step} would do, or auto for both"
+            elif result.step is not None:
+                advice = "without --digits and --step the format chooses both"
             else:
                 advice = "an error is too near its limit, or an exact value to 0, for any precision that is tried"
             return f"the reference is too uncertain for a verdict under {result.tolerance} ({rows} undecided): {advice}"
@@ -71,6 +73,8 @@ def address(result: Result, row: int, cls: int) -> str:
         where += f", class {cls}"
     if result.step is not None and result.step.logits is not None:
         where += f" by logit {result.step.logits[row]}"
+    if result.step is not None and result.step.values is not None and result.step.values[row]:
+        where += ", ŷ itself"
     return where
 
 
@@ -91,6 +95,8 @@ def findings(result: Result, judged: Judged) -> str:
         found.append(f"a row's sum is off by {text.brief(measures.total)} times what rounding explains")
     if result.step is not None and judged.verdict is Verdict.FAIL:
         found += _underflow(result.step)
+    if judged.verdict is Verdict.FAIL and result.format is not result.gradient_format:
+        found.append(f"it is {result.gradient_format.name} for {result.format.name} logits, and judged as such")
     if note := unjudged(result):
         found.append(note)
     return "".join(f"; {finding}" for finding in found)
@@ -103,7 +109,11 @@ def _underflow(step: StepFacts) -> list[str]:
         found.append(f"ŷ is 0 in the format at {text.count(step.zeros, 'place')}, where −y/ŷ is infinite or 0/0")
     if step.thin:
         found.append(f"{text.count(step.thin, 'factor')} below the normal range, with few digits left")
-    return [*found, "the fused form ŷ − y does not divide"] if found else []
+    if found:
+        found.append("the fused form ŷ − y does not divide")
+    if step.beyond:
+        found.append(f"{text.count(step.beyond, 'exact value')} past the format's largest")
+    return found
 
 
 def unjudged(result: Result) -> str:

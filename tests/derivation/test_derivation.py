@@ -19,6 +19,7 @@ from gradcheck.exceptions import InputError, UnknownNameError
 from gradcheck.formats import Format
 from gradcheck.functions import Function
 from gradcheck.problem import Problem
+from gradcheck.report import _sentences
 from gradcheck.results import Crashed, Judged, Skipped, Verdict
 from tests.conftest import EVERY_FORMAT, make_problem, real
 
@@ -243,6 +244,19 @@ def batch(logits: Any, labels: Any) -> Any:
     return np.stack([fused(row, label) for row, label in zip(logits, labels, strict=True)]) / np.float32(len(logits))
 
 
+def calls(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that gives its answer in a buffer that it uses again."""
+    buffers: dict[tuple[int, ...], Any] = {}
+
+    def again(*arguments: Any) -> Any:
+        found = function(*arguments)
+        buffer = buffers.setdefault(found.shape, np.empty_like(found))
+        buffer[...] = found
+        return buffer
+
+    return again
+
+
 MISTAKES = [
     ("softmax", lambda x: np.exp(x) / np.exp(x + 1).sum(), {"softmax-diagonal", "softmax-off-diagonal"}),
     ("softmax-jacobian", wrong_sign, {"softmax-jacobian"}),
@@ -281,6 +295,64 @@ def test_a_sound_piece_passes_and_is_named(name: str, call: Callable[..., Any]) 
     assert {study.result.verdict for study in found.values()} == {Verdict.PASS}
     own = {step.name for step in STEPS if step.piece == name}
     assert {step for step, study in found.items() if study.result.candidate == "mine"} == own
+
+
+@pytest.mark.parametrize(("name", "call"), SOUND)
+def test_a_buffer_that_is_used_again_does_no_harm(name: str, call: Callable[..., Any]) -> None:
+    assert failing(EASY, pieces=piece(name, calls(call))) == set()
+
+
+@pytest.mark.parametrize(
+    ("logits", "wrong"),
+    [
+        ([[2.0, -1.0], [0.5, 3.0]], lambda x: softmax(-x)),
+        ([[0.0, 1000.0, -1000.0]], lambda x: np.array([0, 0, 1], dtype=np.float32)),
+        ([[7.0]], lambda x: np.zeros(1, dtype=np.float32)),
+    ],
+)
+def test_a_wrong_softmax_with_the_right_derivatives_is_seen(logits: Any, wrong: Callable[..., Any]) -> None:
+    problem = make_problem(logits, [0] * len(logits), "float32")
+    found = studied(problem, pieces=piece("softmax", wrong))["softmax-diagonal"].result
+    assert found.verdict is Verdict.FAIL
+    assert ", ŷ itself" in _sentences.reason(found)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "fmt", "said"),
+    [
+        ([[3.0234375, 0.03936767578125, 9.09375]], [0], "float16", "below the normal range"),
+        ([[0.0, -34.5, -69.0]], [2], "float32", "below the normal range"),
+        ([[0.0, -9.4, -2.0]], [[5.0, 5.0, 5.0]], "float16", "past the format's largest"),
+    ],
+)
+def test_a_step_that_divides_says_why_it_fails(logits: Any, labels: Any, fmt: str, said: str) -> None:
+    found = studied(make_problem(logits, labels, fmt))
+    failed = [study.result for study in found.values() if study.result.verdict is Verdict.FAIL]
+    assert failed
+    reasons = [_sentences.reason(result) for result in failed]
+    assert any(said in reason for reason in reasons)
+    assert all("below the normal range" in reason or "past the format's largest" in reason for reason in reasons)
+
+
+def test_gaps_whose_exponent_is_past_float64() -> None:
+    for gap, fmt in ((1e38, "float32"), (1e18, "float64"), (1e300, "float64")):
+        problem = make_problem([[gap, 0.0, 1.0]], [1], fmt)
+        sound = studied(problem)["output-loss"]
+        assert sound.comparison is not None
+        assert sound.comparison.values.in_ulps(sound.comparison.values.uncertainty).max() <= 2.0**-10
+        assert len(_sentences.reason(sound.result)) < 400
+        clamped = piece("loss-gradient", lambda x, t: ((np.arange(3) == t) / -(softmax(x) + 1e-12)).astype(x.dtype))
+        assert studied(problem, pieces=clamped)["output-loss"].result.verdict is Verdict.FAIL
+
+
+def test_heavy_labels_and_small_arguments_are_within_their_claims() -> None:
+    heavy = studied(make_problem([[0.0, -550.0, -560.0]], [[1e200, 1e200, 0.0]]))["hessian"]
+    assert heavy.comparison is not None
+    assert heavy.comparison.values.in_ulps(heavy.comparison.values.uncertainty).max() <= 2.0**-10
+    few = studied(make_problem([[0.0, -700.123456789]], [0]), digits=20, step_log2=-58)["exponential"]
+    assert few.result.verdict is Verdict.INCONCLUSIVE
+    verdicts = {study.result.verdict for study in studied(EASY, step_log2=0).values()}
+    assert verdicts == {Verdict.INCONCLUSIVE}
 
 
 def test_soft_labels_reach_a_piece_as_an_array() -> None:

@@ -41,6 +41,10 @@ class Evaluation:
     loss: Callable[[], Dyadic]
 
 
+_FARTHEST_LOG2 = 2**30
+"""Powers of two beyond count as this one: every format holds 0 or nothing there, and 32 bits hold their sums."""
+
+
 def cut(value: Dyadic) -> tuple[float, float, int]:
     """An exact value as (high + low)·2^exponent: its first 53 bits, the next 53, and the power of two."""
     size = abs(value.man)
@@ -50,7 +54,7 @@ def cut(value: Dyadic) -> tuple[float, float, int]:
     rest = max(0, tail.bit_length() - 53)
     sign = -1.0 if value.man < 0 else 1.0
     low = math.ldexp(float(tail >> rest), max(rest - dropped, -1000))
-    return sign * float(head), sign * low, min(max(value.exp + dropped, -(2**40)), 2**40)
+    return sign * float(head), sign * low, min(max(value.exp + dropped, -_FARTHEST_LOG2), _FARTHEST_LOG2)
 
 
 class Engine(Protocol):
