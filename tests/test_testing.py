@@ -1,0 +1,103 @@
+"""`assert_gradient` and `each_case`, shown sound gradients and lies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import gradcheck
+from gradcheck import GradientError, assert_gradient, each_case
+from gradcheck.exceptions import GradcheckError
+from gradcheck.problem import Problem
+
+LOGITS = np.array([[0.5, -1.0, 2.0], [1.0, 0.0, 20.0]], dtype=np.float32)
+LABELS = np.array([0, 2])
+
+
+def sound(logits: Any, labels: Any) -> Any:
+    """The sum of the others at the true class."""
+    exps = np.exp(logits - logits.max(axis=1, keepdims=True))
+    rows = np.arange(len(logits))
+    total = exps.sum(axis=1, keepdims=True)
+    gradient = exps / total
+    exps[rows, labels] = 0
+    gradient[rows, labels] = -exps.sum(axis=1) / total[:, 0]
+    return gradient
+
+
+def zeros(logits: Any, labels: Any) -> Any:
+    return np.zeros_like(logits)
+
+
+def test_functions_and_arrays() -> None:
+    result = assert_gradient(sound, LOGITS, LABELS, tolerance="ulp:4")
+    assert result.candidate == "sound"
+    assert_gradient(sound(LOGITS, LABELS), LOGITS, LABELS)
+    assert_gradient(sound(LOGITS, LABELS)[0], LOGITS[0], 0)
+    assert_gradient(sound, LOGITS, LABELS, loss=["reduction=mean"])
+    assert_gradient(sound(LOGITS, LABELS) / np.float32(2), LOGITS, LABELS, loss=["reduction=mean"])
+    half = LOGITS.astype(ml_dtypes.bfloat16)
+    assert_gradient(sound(half.astype(np.float32), LABELS).astype(half.dtype), half, LABELS)
+    soft = np.array([[0.25, 0.5, 0.25], [0, 0, 1]], dtype=np.float32)
+    p = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)
+    assert_gradient(p - soft, LOGITS, soft)
+
+
+def test_a_zero_backward_is_rejected_at_a_gap_of_20() -> None:
+    """Which allclose and torch.autograd.gradcheck accept."""
+    with pytest.raises(GradientError) as caught:
+        assert_gradient(zeros, [[20.0, 0.0]], [0], tolerance="ulp:4")
+    text = str(caught.value)
+    for part in ("zeros: fail, row 0, class ", "0.0 (reference", "e-09)", "ulp:4 allows 4", "past the limit"):
+        assert part in text
+    assert caught.value.result.verdict == "fail"
+    with pytest.raises(GradientError):
+        assert_gradient(zeros, [[20.0, 0.0]], [0])
+
+
+def test_just_inside_and_just_past() -> None:
+    one_ulp = sound(LOGITS, LABELS)
+    one_ulp[0, 0] = np.nextafter(one_ulp[0, 0], np.float32(1))
+    assert_gradient(one_ulp, LOGITS, LABELS, tolerance="ulp:3")
+    one_ulp[0, 0] += 8 * np.spacing(one_ulp[0, 0])
+    with pytest.raises(GradientError, match="row 0, class 0"):
+        assert_gradient(one_ulp, LOGITS, LABELS, tolerance="ulp:3")
+
+
+def test_functions_that_take_options_get_them() -> None:
+    seen = {}
+
+    def mine(logits: Any, labels: Any, loss: Any) -> Any:
+        seen.update(loss)
+        kept = labels != -100
+        gradient = sound(logits, np.where(kept, labels, 0)) / np.float32(kept.sum())
+        gradient[~kept] = 0
+        return gradient
+
+    assert_gradient(mine, LOGITS, [0, -100], loss=["ignore_index=-100", "reduction=mean"])
+    assert seen == {"ignore_index": "-100", "reduction": "mean"}
+    with pytest.raises(GradientError, match="skipped, sound takes no loss options, and the loss has ignore_index"):
+        assert_gradient(sound, LOGITS, [0, -100], loss=["ignore_index=-100"])
+
+
+def test_crashes_and_nonsense() -> None:
+    with pytest.raises(GradientError, match="crashed, .* raised ZeroDivisionError"):
+        assert_gradient(lambda logits, labels: 1 / 0, LOGITS, LABELS)
+    for wrong in ({"labels": [0, 7]}, {"tolerance": "x"}, {"logits": [["a"]]}, {"loss": ["x=1"]}, {"dtype": "int8"}):
+        with pytest.raises(GradcheckError):
+            assert_gradient(**({"gradient": sound, "logits": LOGITS, "labels": LABELS} | wrong))  # type: ignore[arg-type]
+
+
+@each_case("saturated-gap-20", "plain-*", dtypes=("float32",))
+def test_each_case(case: Problem) -> None:
+    loss = [f"{option.name}={option.value}" for option in case.loss]
+    assert_gradient(sound, case.logits, case.labels, loss=loss, tolerance="ulp:64")
+
+
+def test_public_names() -> None:
+    assert set(gradcheck.__all__) <= set(dir(gradcheck.testing)) | {"__version__"}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = gradcheck.nothing
