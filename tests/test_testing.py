@@ -84,7 +84,7 @@ def test_functions_that_take_options_get_them() -> None:
 
 
 def test_crashes_and_nonsense() -> None:
-    with pytest.raises(GradientError, match="crashed, .* raised ZeroDivisionError"):
+    with pytest.raises(GradientError, match=r"crashed, .* raised ZeroDivisionError"):
         assert_gradient(lambda logits, labels: 1 / 0, LOGITS, LABELS)
     for wrong in ({"labels": [0, 7]}, {"tolerance": "x"}, {"logits": [["a"]]}, {"loss": ["x=1"]}, {"dtype": "int8"}):
         with pytest.raises(GradcheckError):
