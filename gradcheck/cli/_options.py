@@ -103,7 +103,7 @@ class Judging(Rule):
     candidate: Annotated[
         list[str] | None,
         typer.Option(
-            help="A built-in implementation; repeatable. Default: shifted.",
+            help="A built-in form, MODULE:FUNCTION or PATH.py:FUNCTION; repeatable. Default: shifted.",
             rich_help_panel=_JUDGED,
             metavar="NAME",
         ),
