@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -64,6 +65,40 @@ def test_the_derivation_shows_every_step() -> None:
     commands = [command for command, _ in blocks(ROOT / "docs" / "derivation.md")]
     for name in NAMES:
         assert any(command.endswith(f"--show {name}") for command in commands), name
+
+
+def test_the_fixture_that_the_documents_show_is_what_is_recorded(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / "fixtures.md").read_text(encoding="utf-8")
+    command = re.search(r"```\n(gradcheck fixtures record .*)\n```", text)
+    shown = re.search(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert command is not None
+    assert shown is not None
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command[1])[1:]
+    assert program(*words).code == 0
+    assert (tmp_path / words[-1]).read_text(encoding="utf-8") == shown[1]
+
+
+def test_the_action_runs_its_words_and_no_others(tmp_path: Path) -> None:
+    action = (ROOT / "action.yml").read_text(encoding="utf-8")
+    script = re.search(r"      run: \|\n((?:        .*\n)+)", action)
+    assert script is not None
+    command = re.sub(r"^        ", "", script[1], flags=re.MULTILINE)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    def run(words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PATH": path, "ARGS": words}
+        return subprocess.run(
+            ["bash", "-e", "-c", command], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    assert run("stability --case plain-3").returncode == 0
+    failed = run("stability --case overflow-sum --candidate naive")
+    assert (failed.returncode, failed.stdout.startswith("::error title=")) == (1, True)
+    assert run("stability --case plain-3; touch hacked $(touch hacked)").returncode == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_changed_word_a_changed_value_and_a_changed_error_are_seen() -> None:
