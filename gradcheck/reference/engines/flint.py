@@ -28,7 +28,9 @@ CERTIFIED = True
 _LOSS_BITS, _LOSS_ACCURACY_BITS = 128, 105
 _SERIES_FARTHEST_LOG2 = -1.5
 """log2 of the step from which log(1 + x) is not summed by its Taylor series: below, |x| < expm1(2^-1.5) < 1/2."""
-_LOGARITHMS = 20
+_FEW_TERMS = 4
+"""Terms that are taken without asking whether a few components could do with their logarithms."""
+_LOGARITHMS = 300
 """What both logarithms of a component at one node cost, in terms of the series."""
 _LOCK = threading.RLock()
 
@@ -79,6 +81,8 @@ def _series_terms(estimates: Estimates, plan: Plan, farthest_log2: float) -> tup
     limit = truncation_log2(estimates, plan)[present] - 8
     powers = (limit + plan.step_log2 - math.log2(size)) / (farthest_log2 + 0.3 + estimates.p_log2[present])
     needed = np.maximum(np.ceil(powers) - 1, 1)
+    if needed.max() <= _FEW_TERMS:
+        return int(needed.max()), []
     choices = np.unique(needed)
     more = len(needed) - np.searchsorted(np.sort(needed), choices, side="right")
     terms = choices[np.argmin(choices * len(needed) + _LOGARITHMS * plan.stencil.reach * more)]
