@@ -74,6 +74,7 @@ def check(
             classes=problem.classes,
             tolerance=str(tolerance),
             outcome=outcome,
+            digest=problem.digest,
         )
 
 

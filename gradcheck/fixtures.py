@@ -14,7 +14,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gradcheck import formats, losses, reference, text, writing
 from gradcheck.estimates import Estimates, estimate
 from gradcheck.exact import Dyadic, is_number, parse
-from gradcheck.exceptions import InputError, UsageError
+from gradcheck.exceptions import InputError, UsageError, visible
 from gradcheck.files import npz
 from gradcheck.formats import Array, Float64, Format, Int64
 from gradcheck.problem import Problem, RowStatus
@@ -41,10 +41,10 @@ SUFFIX = ".gradcheck.toml"
 SCHEMA_VERSION = 1
 LARGE = 2**10
 """Components from which the arrays of a fixture go into a file of their own."""
-_TARGET_BITS = 40
-"""G: a frozen value is good to 2^-40 ulp, its decimal text too."""
-_NOTHING_BITS = 60
-"""What lies so many bits below the smallest subnormal is frozen as 0."""
+_TARGET_BITS, _KEPT_BITS = 60, 40
+"""G: values are derived to 2^-60 ulp and kept to 2^-40, so that no noise stands in what is kept."""
+_MOST_UNCERTAIN = 1e-6
+"""Ulps past which a value is not exact enough to be frozen."""
 
 Number = Annotated[str | int, Field(description="a decimal or hexadecimal number, nan, inf or -inf")]
 
@@ -113,6 +113,7 @@ class Expected:
 
     Attributes:
         exact: one of them, to all its digits.
+        undefined: where `nan` stands, (N, k).
         uncertainty_ulp: how far each may be off, in ulps of the problem's format.
     """
 
@@ -120,6 +121,7 @@ class Expected:
     low: Float64
     exponent: Int64
     exact: Callable[[int, int], Dyadic]
+    undefined: NDArray[np.bool_]
     uncertainty_ulp: float
 
 
@@ -175,8 +177,8 @@ class Mismatch:
 
     row: int
     cls: int
-    frozen: Dyadic
-    derived: Dyadic
+    frozen: Dyadic | float
+    derived: Dyadic | float
 
 
 def derive(problem: Problem) -> Reference:
@@ -192,10 +194,19 @@ def mismatches(fixture: Fixture, derived: Reference) -> list[Mismatch]:
     with np.errstate(all="ignore"):
         apart = np.abs((np.ldexp(frozen.high, shift) - exact.high) + (np.ldexp(frozen.low, shift) - exact.low))
         allowed = np.ldexp(frozen.uncertainty, shift) + exact.uncertainty
-        wrong = ~(apart <= allowed) & np.broadcast_to(derived.judged, apart.shape)
+        # what overflows is past every value that there can be
+        wrong = ~((apart <= allowed) & np.isfinite(apart)) & np.broadcast_to(derived.judged, apart.shape)
     assert fixture.expected is not None
+    held = fixture.expected
+    # nan stands where a row is undefined, and nowhere else
+    wrong |= held.undefined == derived.judged
     return [
-        Mismatch(row=row, cls=cls, frozen=fixture.expected.exact(row, cls), derived=derived.exact(row, cls))
+        Mismatch(
+            row=row,
+            cls=cls,
+            frozen=math.nan if held.undefined[row, cls] else held.exact(row, cls),
+            derived=derived.exact(row, cls) if derived.judged[row, 0] else math.nan,
+        )
         for row, cls in np.argwhere(wrong).tolist()
     ]
 
@@ -246,6 +257,8 @@ def _content(path: Path) -> str:
 
 
 def _parsed(path: Path, content: str) -> _File:
+    if content.startswith("\ufeff"):
+        raise InputError(f"{path}: begins with a byte order mark; save it as plain UTF-8")
     try:
         table = tomllib.loads(content, parse_float=str)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
@@ -260,6 +273,12 @@ def _parsed(path: Path, content: str) -> _File:
             f"{path}: says that it has {parsed.entries} entries and has {len(parsed.fixture)}: "
             "it was cut off, or an entry was added or taken out by hand"
         )
+    for index, entry in enumerate(parsed.fixture):
+        if not entry.name.isprintable() or re.search(r"::|[\[\]]", entry.name):
+            where = _at(content, ("fixture", index, "name"))
+            raise InputError(
+                f"{path}{where}: '{visible(entry.name)}': a name holds no '::', no brackets, no control characters"
+            )
     seen: dict[tuple[str, str], int] = {}
     for index, entry in enumerate(parsed.fixture):
         if seen.setdefault((entry.name, entry.format), index) != index:
@@ -268,8 +287,8 @@ def _parsed(path: Path, content: str) -> _File:
 
 
 def _told(error: Any) -> str:
-    names = [part for part in error["loc"] if isinstance(part, str) and part != "fixture"]
-    where = ".".join(names)
+    names = [part for part in error["loc"] if isinstance(part, str)]
+    where = ".".join(name for name in names if name != "fixture") or names[-1]
     match error["type"]:
         case "extra_forbidden":
             return f"unknown key '{names[-1]}'"
@@ -298,8 +317,6 @@ def _fixture(path: Path, content: str, index: int, entry: _Entry) -> Fixture:
     def wrong(key: str, why: str) -> InputError:
         return InputError(f"{path}{_at(content, ('fixture', index, key))}: '{entry.name}': {why}")
 
-    if not entry.name.isprintable() or re.search(r"::|[\[\]]", entry.name):
-        raise wrong("name", "a name holds no '::', no brackets and no control characters")
     fmt = formats.named(entry.format)
     try:
         if entry.arrays is not None:
@@ -349,7 +366,10 @@ def _matrix(rows: Sequence[Sequence[str | int]], what: str, fmt: Format) -> Arra
 def _labels(labels: list[int] | list[list[str | int]], fmt: Format) -> Array:
     if any(isinstance(label, list) for label in labels):
         return _matrix(labels, "labels", fmt)  # type: ignore[arg-type]
-    return np.array(labels, dtype=np.int64)
+    try:
+        return np.array(labels, dtype=np.int64)
+    except OverflowError:
+        raise InputError("labels: a class does not fit into 64 bits") from None
 
 
 def _expected(rows: Sequence[Sequence[str | int]], uncertainty: str | None) -> Expected:
@@ -366,6 +386,7 @@ def _expected(rows: Sequence[Sequence[str | int]], uncertainty: str | None) -> E
         low=np.array(low).reshape(shape),
         exponent=np.array(exponent, dtype=np.int64).reshape(shape),
         exact=lambda row, cls: exact[row][cls],
+        undefined=np.array([[str(cell).strip().lower().endswith("nan") for cell in row] for row in rows]),
         uncertainty_ulp=_uncertainty(uncertainty),
     )
 
@@ -382,8 +403,8 @@ def _dyadic(cell: str) -> Dyadic:
 
 def _uncertainty(cell: str) -> float:
     value = parse(cell) if is_number(cell) else math.nan
-    if not (isinstance(value, Fraction) and 0 < value <= 1):
-        raise InputError(f"uncertainty_ulp: '{cell}' is no number above 0 and up to 1")
+    if not (isinstance(value, Fraction) and 0 < float(value) <= _MOST_UNCERTAIN):
+        raise InputError(f"uncertainty_ulp: '{cell[:40]}' is no number above 0 and up to {_MOST_UNCERTAIN:g}")
     return float(value)
 
 
@@ -396,23 +417,43 @@ def _digest(entry: _Entry) -> str:
 def _arrays(path: Path, arrays: _Arrays, fmt: Format, uncertainty: str | None) -> tuple[Array, Array, Expected | None]:
     if Path(arrays.file).name != arrays.file or not arrays.file.endswith(".npz"):
         raise InputError(f"arrays.file: '{arrays.file}' is no .npz file in the fixture's own folder")
-    target = path.parent / arrays.file
+    target = path.resolve().parent / arrays.file
     try:
         content = target.read_bytes()
     except OSError as error:
-        raise InputError(f"{target}: {error.strerror}") from None
+        raise InputError(f"arrays: {target}: {error.strerror}") from None
     if hashlib.sha256(content).hexdigest() != arrays.sha256:
-        raise InputError(f"{target}: is not the file that the fixture was recorded with (its sha256 is another)")
+        raise InputError(
+            f"arrays: {target}: is not the file that the fixture was recorded with (its sha256 is another)"
+        )
     found = npz.read_named(io.BytesIO(content), ("logits", "labels", *_PARTS))
+    bits = np.dtype(np.uint16) if fmt.dtype.kind == "V" else fmt.dtype
+    kinds = {
+        "logits": (bits, 2),
+        **dict.fromkeys(_PARTS[:2], (np.dtype(np.float64), 2)),
+        _PARTS[2]: (np.dtype(np.int64), 2),
+    }
+    for name, (dtype, axes) in kinds.items():
+        if name in found and (found[name].dtype != dtype or found[name].ndim != axes):
+            raise InputError(f"arrays: {target}: '{name}' is {found[name].dtype} with {found[name].ndim} axes")
+    if "logits" not in found or "labels" not in found:
+        raise InputError(f"arrays: {target}: holds no '{'labels' if 'logits' in found else 'logits'}'")
+    labels = found["labels"]
+    if labels.dtype not in (np.dtype(np.int64), bits) or labels.ndim != (1 if labels.dtype == np.int64 else 2):
+        raise InputError(f"arrays: {target}: 'labels' is {labels.dtype} with {labels.ndim} axes")
     logits = found["logits"].view(fmt.dtype)
-    labels = found["labels"] if found["labels"].ndim == 1 else found["labels"].view(fmt.dtype)
+    labels = labels if labels.ndim == 1 else labels.view(fmt.dtype)
     if not all(part in found for part in _PARTS):
         return logits, labels, None
     if uncertainty is None:
         raise InputError("'uncertainty_ulp' is missing")
     high, low, exponent = (found[part] for part in _PARTS)
-    if {high.dtype, low.dtype, exponent.dtype} != {np.dtype(np.float64), np.dtype(np.int64)}:
-        raise InputError(f"{target}: expected values are float64 and int64 arrays")
+    undefined = np.isnan(high)
+    high = np.where(undefined, 0.0, high)
+    if not (high.shape == low.shape == exponent.shape and np.isfinite(high).all() and np.isfinite(low).all()):
+        raise InputError(f"arrays: {target}: the expected values are no numbers, or of different shapes")
+    if (np.abs(exponent) > 2**31).any():
+        raise InputError(f"arrays: {target}: an exponent is out of range")
     return (
         logits,
         labels,
@@ -421,6 +462,7 @@ def _arrays(path: Path, arrays: _Arrays, fmt: Format, uncertainty: str | None) -
             low=low,
             exponent=exponent,
             exact=lambda row, cls: _joined(float(high[row, cls]), float(low[row, cls]), int(exponent[row, cls])),
+            undefined=undefined,
             uncertainty_ulp=_uncertainty(uncertainty),
         ),
     )
@@ -468,29 +510,38 @@ def record(path: Path, new: Sequence[Recorded], *, append: bool = False) -> None
     else:
         _parsed(path, was)
     taken = {(str(entry["name"]), str(entry["format"])) for entry in document["fixture"]}
+    arrays: dict[Path, bytes] = {}
+    before = len(document["fixture"])
     for one in new:
         if (one.name, one.problem.format.name) in taken:
             raise InputError(f"{path}: has an entry '{one.name}' in {one.problem.format.name} already")
-        document["fixture"].append(_table(path, one))
+        taken.add((one.name, one.problem.format.name))
+        document["fixture"].append(_table(path, one, arrays))
     document["entries"] = len(document["fixture"])
-    _seal(path, document)
-    # a blank line before each entry
-    content = re.sub(r"(?<!\n)\n\[\[fixture\]\]", "\n\n[[fixture]]", document.as_string())
-    writing.replace(path, content.encode(), was=None if was is None else was.encode())
+    # what stood there before keeps its digest, which may tell that it was edited
+    _seal(path, document, range(before, len(document["fixture"])))
+    content = document.as_string()
+    if was is None:
+        # a blank line before each entry
+        content = re.sub(r"(?<!\n)\n\[\[fixture\]\]", "\n\n[[fixture]]", content)
+    for target, held in arrays.items():
+        writing.replace(target, held)
+    encoded = None if was is None else was.encode()
+    writing.replace(path, content.encode(), was=encoded, new=was is None)
 
 
-def _table(path: Path, new: Recorded) -> Any:
+def _table(path: Path, new: Recorded, arrays: dict[Path, bytes]) -> Any:
     problem, derived = new.problem, derive(new.problem)
     table = tomlkit.table()
     table["name"], table["format"] = new.name, problem.format.name
     if new.why:
-        table["why"] = new.why
+        table["why"] = visible(new.why)
     table["tolerance"], table["candidate"] = new.tolerance, list(new.candidates)
     if problem.loss:
         table["loss"] = tomlkit.inline_table()
         table["loss"].update({option.name: option.value for option in problem.loss})
     if problem.rows * problem.classes > LARGE:
-        table["arrays"] = _write_arrays(path, problem, derived)
+        table["arrays"] = _apart(path, problem, derived, arrays)
     else:
         table["labels"] = problem.labels.tolist() if problem.labels.ndim == 1 else _rows(problem.labels, problem.format)
         table["logits"] = _rows(problem.logits, problem.format)
@@ -517,20 +568,23 @@ def _frozen(derived: Reference, row: int, cls: int) -> str:
     fmt = derived.values.format
     if derived.rows[row] is None:
         return "0.0" if derived.judged[row, 0] else "nan"
-    value = derived.exact(row, cls)
-    if value.log2() < fmt.subnormal_log2 - _NOTHING_BITS:
+    if not derived.values.resolved[row, cls]:
         return "0.0"
-    return text.decimal(value, math.ceil((fmt.precision + _TARGET_BITS) * math.log10(2)) + 2)
+    return text.decimal(derived.exact(row, cls), math.ceil((fmt.precision + _KEPT_BITS) * math.log10(2)) + 1)
 
 
 def _least_uncertainty(derived: Reference) -> str:
     """In ulps: the values' own, that of their decimal digits, and a factor of 2 for the side of a power of 2."""
     own = float(derived.values.in_ulps(derived.values.uncertainty).max())
-    return text.brief(2.1 * (own + 2.0**-_TARGET_BITS))
+    return text.brief(2.1 * (own + 2.0**-_KEPT_BITS))
 
 
-def _write_arrays(path: Path, problem: Problem, derived: Reference) -> Any:
-    """The arrays in a file that is named after what it holds, so that no other entry's is written over."""
+def _apart(path: Path, problem: Problem, derived: Reference, arrays: dict[Path, bytes]) -> Any:
+    """The arrays for a file of their own, named after what it holds, so that no other entry's is written over.
+
+    Args:
+        arrays: what is to be written, to which they are added.
+    """
     bits = problem.format.dtype.kind == "V"  # NumPy has no name for it, and keeps its bit patterns
     labels = problem.labels
     high, low, exponent = (
@@ -540,6 +594,9 @@ def _write_arrays(path: Path, problem: Problem, derived: Reference) -> Any:
             strict=True,
         )
     )
+    # 0 where the value cannot be told from it, nan where there is none
+    high = np.where(derived.values.resolved, high, 0.0)
+    high, low = np.where(derived.judged, high, np.nan), np.where(derived.values.resolved, low, 0.0)
     stream = io.BytesIO()
     npz.write_named(
         stream,
@@ -551,18 +608,19 @@ def _write_arrays(path: Path, problem: Problem, derived: Reference) -> Any:
         compressed=True,
     )
     sha256 = hashlib.sha256(stream.getvalue()).hexdigest()
-    target = path.parent / f"{path.name.removesuffix(SUFFIX)}-{sha256[:12]}.npz"
-    writing.replace(target, stream.getvalue())
-    arrays = tomlkit.inline_table()
-    arrays.update({"file": target.name, "sha256": sha256})
-    return arrays
+    home = path.resolve()
+    target = home.parent / f"{home.name.removesuffix(SUFFIX)}-{sha256[:12]}.npz"
+    arrays[target] = stream.getvalue()
+    table = tomlkit.inline_table()
+    table.update({"file": target.name, "sha256": sha256})
+    return table
 
 
-def _seal(path: Path, document: Any) -> None:
-    """Writes each entry's digest."""
+def _seal(path: Path, document: Any, which: Iterable[int]) -> None:
+    """Writes the digests of some entries."""
     parsed = _parsed(path, document.as_string())
-    for table, entry in zip(document["fixture"], parsed.fixture, strict=True):
-        digest = _digest(entry)
+    for index in which:
+        table, digest = document["fixture"][index], _digest(parsed.fixture[index])
         if table.get("digest") != digest:
             table["digest"] = digest
 
@@ -574,6 +632,7 @@ class Update:
     path: Path
     was: str
     text: str
+    arrays: Mapping[Path, bytes]
 
     @property
     def diff(self) -> str:
@@ -587,8 +646,14 @@ class Update:
         Raises:
             InputError: where the file has changed since it was read, or cannot be written.
         """
-        if self.text != self.was:
-            writing.replace(self.path, self.text.encode(), was=self.was.encode())
+        if self.text == self.was:
+            return
+        for target, content in self.arrays.items():
+            writing.replace(target, content)
+        writing.replace(self.path, self.text.encode(), was=self.was.encode())
+        folder = self.path.resolve().parent
+        for name in _array_files(self.was) - _array_files(self.text):
+            (folder / name).unlink(missing_ok=True)
 
 
 def update(path: Path) -> Update:
@@ -600,19 +665,27 @@ def update(path: Path) -> Update:
     was = _content(path)
     document = tomlkit.parse(was) if _parsed(path, was) else None
     assert document is not None
+    arrays: dict[Path, bytes] = {}
     for fixture in load(path):
         table, derived = document["fixture"][fixture.index], derive(fixture.problem)
         wrong = None if fixture.expected is None else mismatches(fixture, derived)
         if wrong == []:
             continue
         if "arrays" in table:
-            table["arrays"] = _write_arrays(path, fixture.problem, derived)
+            table["arrays"] = _apart(path, fixture.problem, derived, arrays)
         elif wrong is None:
             rows, classes = fixture.problem.logits.shape
             table["expected"] = _nested([[_frozen(derived, n, i) for i in range(classes)] for n in range(rows)])
-            table["uncertainty_ulp"] = _least_uncertainty(derived)
         else:
             for one in wrong:
                 table["expected"][one.row][one.cls] = _frozen(derived, one.row, one.cls)
-    _seal(path, document)
-    return Update(path=path, was=was, text=document.as_string())
+        if table.get("uncertainty_ulp") != _least_uncertainty(derived):
+            table["uncertainty_ulp"] = _least_uncertainty(derived)
+    _seal(path, document, range(len(document["fixture"])))
+    return Update(path=path, was=was, text=document.as_string(), arrays=arrays)
+
+
+def _array_files(content: str) -> set[str]:
+    """The files of arrays that a fixture file names."""
+    entries = tomllib.loads(content, parse_float=str).get("fixture", [])
+    return {entry["arrays"]["file"] for entry in entries if "arrays" in entry}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import hashlib
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -244,6 +245,15 @@ class Problem:
             view.flags.writeable = False
             object.__setattr__(self, name, view)
         _ = self.terms  # folds and validates the labels now, where the cause is still known
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells this problem from others: over logits, labels, loss and format."""
+        described = [self.format.name, *sorted(f"{option.name}={option.value}" for option in self.loss)]
+        found = hashlib.sha256("\n".join([*described, str(self.logits.shape)]).encode())
+        for array in (self.logits, self.labels):
+            found.update(np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()[:32]
 
     def take(self, rows: Int64) -> Problem:
         """Some rows of the problem, by number; under a mean each keeps its share of the whole."""

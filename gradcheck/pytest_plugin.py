@@ -106,6 +106,8 @@ class FixtureItem(pytest.Item):
 
         found = fixtures.update(self.fixture.path)
         found.write()
+        if not found.diff:
+            return "updated already, with another entry of this file"
         return f"updated; look at the difference, and run the test again:\n{found.diff}"
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:

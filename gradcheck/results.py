@@ -99,8 +99,8 @@ class Unconfirmed:
 
     row: int
     cls: int
-    frozen: Dyadic
-    derived: Dyadic
+    frozen: Dyadic | float
+    derived: Dyadic | float
     wrong: int
     values: int
     verdict: Verdict = field(default=Verdict.FAIL, init=False)
@@ -145,6 +145,7 @@ class Result:
         row_numbers: where only some rows of the input were checked, their numbers in the input.
         step: where a step of the derivation was checked, not a gradient.
         known: whether a baseline holds the same, or worse.
+        digest: tells problems apart: over logits, labels, loss and format.
     """
 
     case: str
@@ -160,6 +161,7 @@ class Result:
     row_numbers: tuple[int, ...] | None = None
     step: StepFacts | None = None
     known: bool = False
+    digest: str = ""
 
     def row_number(self, row: int) -> int:
         """The number that a checked row has in the input."""

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 from gradcheck import candidates, cases, check, formats, losses, tolerances
 from gradcheck.candidates import Candidate
 from gradcheck.exceptions import InputError
-from gradcheck.formats import Format
 from gradcheck.functions import Function
 from gradcheck.problem import Problem
 from gradcheck.reference import Settings
@@ -80,24 +79,33 @@ def each_case(*globs: str, dtypes: Sequence[str] = ("float32", "float64")) -> Ca
     """
     import pytest
 
+    kinds = [dtypes] if isinstance(dtypes, str) else list(dtypes)
     parameters = [
         pytest.param(problem, id=f"{case.name}-{dtype}")
         for case in cases.select(globs)
-        for dtype in dtypes
+        for dtype in kinds
         if (problem := case.problem(formats.named(dtype))) is not None
     ]
     return pytest.mark.parametrize("case", parameters)
 
 
 def _problem(logits: ArrayLike, labels: ArrayLike, loss: Sequence[str], dtype: str | None) -> Problem:
-    array, targets = np.atleast_2d(np.asarray(logits)), np.asarray(labels)
+    try:
+        array, targets = np.atleast_2d(np.asarray(logits)), np.asarray(labels)
+    except ValueError as error:
+        raise InputError(f"logits or labels are no array ({error})") from None
     own = formats.of_dtype(array.dtype)
-    fmt: Format | None = formats.named(dtype) if dtype else own
-    if fmt is None or (array.dtype.kind not in "fV" and own is None):
+    fmt = formats.named(dtype) if dtype else own
+    if fmt is None or (own is None and array.dtype.kind not in "iu"):
         raise InputError(f"logits are {array.dtype}; expected one of {', '.join(formats.FORMATS)}")
-    if own is not fmt:
-        array = fmt.round_array(array.astype(np.float64))
-    if targets.dtype.kind in "iu" and targets.shape != array.shape:
+    array = array.astype(fmt.dtype) if own is fmt else fmt.round_array(array.astype(np.float64))
+    if targets.dtype.kind not in "iuf" and formats.of_dtype(targets.dtype) is None:
+        raise InputError(f"labels are {targets.dtype}; expected classes, or soft labels")
+    # whole numbers name classes; for a single row as many as it has classes are its soft labels
+    one_row = len(array) == 1 and targets.size == array.shape[1] > 1
+    if targets.dtype.kind in "iu" and targets.ndim < 2 and not one_row:
+        if targets.size and not -(2**63) <= int(targets.min()) <= int(targets.max()) < 2**63:
+            raise InputError("a label does not fit into 64 bits")
         targets = np.atleast_1d(targets).astype(np.int64)
     else:
         targets = fmt.round_array(np.atleast_2d(targets).astype(np.float64))

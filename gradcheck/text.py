@@ -36,8 +36,10 @@ def exact(value: Dyadic | float, digits: int = 34) -> str:
     return _decimal(value, digits, strip_zeros=False) if value else "0.0"
 
 
-def decimal(value: Dyadic, digits: int) -> str:
+def decimal(value: Dyadic | float, digits: int) -> str:
     """At most `digits` significant decimal digits of an exact value, without zeros at the end."""
+    if isinstance(value, float):
+        return plain(value)
     return _decimal(value, digits, strip_zeros=True) if value else "0.0"
 
 

@@ -50,6 +50,7 @@ def verify(
             classes=fixture.problem.classes,
             tolerance=str(rule),
             outcome=outcome,
+            digest=fixture.problem.digest,
             again=again,
         )
 
@@ -58,8 +59,9 @@ def verify(
         yield of_itself(Crashed(reason=f"has no expected values yet; {update} derives them"))
         return
     if deep or fixture.edited:
-        wrong = fixtures.mismatches(fixture, fixtures.derive(fixture.problem))
-        values = fixture.problem.rows * fixture.problem.classes
+        derived = fixtures.derive(fixture.problem)
+        wrong = fixtures.mismatches(fixture, derived)
+        values = int(derived.judged.sum()) * fixture.problem.classes
         if wrong:
             first = wrong[0]
             outcome = Unconfirmed(
@@ -72,7 +74,8 @@ def verify(
             )
             yield of_itself(outcome)
             return
-        yield of_itself(Confirmed(values=values, edited=fixture.edited))
+        if values:
+            yield of_itself(Confirmed(values=values, edited=fixture.edited))
     yield from check.check(
         fixture.problem,
         tried,

@@ -11,11 +11,12 @@ from pathlib import Path
 from gradcheck.exceptions import InputError
 
 
-def replace(path: str | Path, content: bytes, *, was: bytes | None = None) -> None:
+def replace(path: str | Path, content: bytes, *, was: bytes | None = None, new: bool = False) -> None:
     """Puts `content` in the place of a file, if there is one; through a link to its target.
 
     Args:
         was: what the file must hold until then; None for whatever it holds.
+        new: whether there must be no such file yet.
 
     Raises:
         InputError: where it cannot be written, or another program has changed it or is changing it.
@@ -38,12 +39,18 @@ def replace(path: str | Path, content: bytes, *, was: bytes | None = None) -> No
                     stream.flush()
                     os.fsync(stream.fileno())
                 os.chmod(beside, mode)
-                os.replace(beside, target)
+                if new:
+                    os.link(beside, target)  # which fails where a file is there
+                    os.unlink(beside)
+                else:
+                    os.replace(beside, target)
             except BaseException:
                 os.unlink(beside)
                 raise
     except BrokenPipeError:
         return
+    except FileExistsError:
+        raise InputError(f"{path}: is there already; another program has just written it") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 

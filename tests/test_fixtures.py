@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
@@ -19,11 +20,13 @@ import pytest
 from gradcheck import fixtures, verification, writing
 from gradcheck.exact import to_fraction
 from gradcheck.exceptions import InputError
+from gradcheck.files import npz
 from gradcheck.fixtures import Recorded, load, record, update
 from gradcheck.formats import Format
 from gradcheck.problem import RowStatus
 from gradcheck.results import Confirmed, Crashed, Judged, Unconfirmed, Verdict
 from tests.conftest import EVERY_FORMAT, Program, make_problem
+from tests.conftest import arrays as arrays_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -163,6 +166,11 @@ def test_values_that_are_missing_are_no_pass(path: Path) -> None:
     [
         ("schema_version = 1", "schema_version = 2", "schema_version"),
         ("schema_version = 1\n", "", "'schema_version' is missing"),
+        ("[[fixture]]", "[[fixuure]]", "unknown key 'fixuure'"),
+        ("labels = [0, 2]", "labels = [0, 99999999999999999999]", "does not fit into 64 bits"),
+        ('uncertainty_ulp = "', 'uncertainty_ulp = "1e-9999', "uncertainty_ulp"),
+        ('uncertainty_ulp = "', 'uncertainty_ulp = "1e9', "uncertainty_ulp"),
+        ("schema_version", "\ufeffschema_version", "byte order mark"),
         ("entries = 2", "entries = 3", "says that it has 3 entries and has 2"),
         ('why = "a reason"', 'why = "a reason"\ncolour = "red"', "line 8: unknown key 'colour'"),
         ('name = "second"', 'name = "first"', r"line \d+: 'first' stands there twice"),
@@ -330,7 +338,7 @@ def test_failing_results_become_fixtures(program: Program, tmp_path: Path) -> No
     assert program("fixtures", "verify", str(path), "--candidate", "naive").code == 1
     assert program("stability", "--case", "plain-3", "--report", f"json={saved}").code == 0
     ran = program("fixtures", "record", "--result", str(saved), "-o", str(tmp_path / "no.gradcheck.toml"))
-    assert "has no failing result" in ran.err
+    assert "has no failing gradient" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -353,3 +361,106 @@ def test_what_the_commands_refuse(words: list[str], said: str, program: Program,
     ran = program("fixtures", *(word.replace("{}", str(tmp_path)) for word in words))
     assert ran.code == 2
     assert re.search(said, ran.err), ran.err
+
+
+@pytest.mark.parametrize("value", ["1e400", "-1e99999", "nan", "1e-300"])
+def test_astronomically_wrong_values_are_not_confirmed(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.gradcheck.toml"
+    problem = make_problem([[0.0, 1.0], [2.0, -1.0]], [0, -100], loss=["ignore_index=-100"])
+    record(path, [Recorded(name="x", problem=problem)])
+    content = path.read_text()
+    (first, ignored) = re.findall(r'\n    \["([^"]*)"', content[content.index("expected") :])
+    assert ignored == "0.0"
+    for was, now in ((f'["{first}"', f'["{value}"'), ('["0.0", "0.0"]', f'["{value}", "0.0"]')):
+        edited(path, was, now)
+        for deep in (False, True):
+            assert isinstance(verified(path, deep=deep)[0], Unconfirmed)
+        update(path).write()
+        assert path.read_text() == content
+
+
+def test_a_row_made_undefined_by_hand_is_not_confirmed(path: Path) -> None:
+    outcome = verified(edited(path, '"0.5"', '"nan"'))[0]
+    assert isinstance(outcome, Unconfirmed)
+    assert outcome.wrong == 3
+    found = update(path)
+    found.write()
+    assert '["nan", "nan", "nan"]' in found.text
+
+
+def test_append_does_not_seal_what_it_did_not_derive(path: Path, program: Program) -> None:
+    path.write_text(FIRST_EXPECTED.sub(r'\1"0.125"', path.read_text()))
+    assert program("fixtures", "verify", str(path)).code == 1
+    assert program("fixtures", "record", "--case", "plain-3", "-o", str(path), "--append").code == 0
+    assert program("fixtures", "verify", str(path)).code == 1
+
+
+def test_two_recordings_of_one_new_file_do_not_lose_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "x.gradcheck.toml"
+    writing.replace(path, b"first", new=True)
+    with pytest.raises(InputError, match="is there already"):
+        writing.replace(path, b"second", new=True)
+    assert path.read_bytes() == b"first"
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_names_that_the_reader_refuses_are_not_recorded(path: Path, tmp_path: Path) -> None:
+    before = path.read_bytes()
+    for name in ("a::b", "a[0]", "a\nb", "\udcff"):
+        with pytest.raises(InputError, match=r"a name holds no|name: "):
+            record(path, [Recorded(name=name, problem=PROBLEM)], append=True)
+    assert path.read_bytes() == before
+
+
+def test_arrays_are_followed_through_a_link_and_tidied_up(tmp_path: Path, program: Program) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.mkdir()
+    link.mkdir()
+    wide = make_problem(np.arange(2000.0)[None, :] / 100, [0], "float32")
+    record(real / "x.gradcheck.toml", [Recorded(name="a", problem=wide)])
+    (link / "x.gradcheck.toml").symlink_to(real / "x.gradcheck.toml")
+    record(link / "x.gradcheck.toml", [Recorded(name="b", problem=wide)], append=True)
+    for folder in (real, link):
+        assert program("fixtures", "verify", str(folder), "--deep").code == 0
+    assert [entry.suffix for entry in link.iterdir()] == [".toml"]
+    # a wrong value: --check writes nothing, update leaves no orphan
+    (arrays,) = real.glob("*.npz")
+    held = arrays_of(arrays)
+    held["expected_high"][0, 3] *= 1 + 2.0**-20
+    with arrays.open("wb") as stream:
+        npz.write_named(stream, held)
+    sha256 = hashlib.sha256(arrays.read_bytes()).hexdigest()
+    target = real / "x.gradcheck.toml"
+    target.write_text(re.sub(r'sha256 = "[0-9a-f]*"', f'sha256 = "{sha256}"', target.read_text()))
+    assert program("fixtures", "verify", str(real)).code == 1
+    before = sorted(real.iterdir())
+    assert program("fixtures", "update", "--check", str(real)).code == 1
+    assert sorted(real.iterdir()) == before
+    assert program("fixtures", "update", str(real)).code == 0
+    assert len(list(real.iterdir())) == 2
+    assert program("fixtures", "verify", str(real), "--deep").code == 0
+
+
+def test_arrays_of_another_kind_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.gradcheck.toml"
+    record(path, [Recorded(name="a", problem=make_problem(np.zeros((1, 2000)), [0], "float32"))])
+    (arrays,) = tmp_path.glob("*.npz")
+    sound, content = arrays_of(arrays), path.read_text()
+    lies: list[dict[str, Any]] = [
+        {"logits": sound["logits"].astype(np.float64)},
+        {"logits": sound["logits"][0]},
+        {"labels": sound["labels"].astype(np.float64)},
+        {"labels": np.array(0)},
+        {"expected_high": sound["expected_high"] * np.inf},
+        {"expected_low": sound["expected_low"][:, :5]},
+        {"expected_exponent": sound["expected_exponent"].astype(np.float64)},
+        {"expected_exponent": sound["expected_exponent"] + 2**40},
+        {"labels": None},
+    ]
+    for lie in lies:
+        with arrays.open("wb") as stream:
+            npz.write_named(stream, {name: array for name, array in (sound | lie).items() if array is not None})
+        sha256 = hashlib.sha256(arrays.read_bytes()).hexdigest()
+        path.write_text(re.sub(r'sha256 = "[0-9a-f]*"', f'sha256 = "{sha256}"', content))
+        with pytest.raises(InputError, match="arrays"):
+            load(path)

@@ -35,7 +35,10 @@ def record(
         typer.Option(help="A saved JSON report: the worst row of each failing result.", metavar="RESULTS.json"),
     ] = None,
     append: Annotated[bool, typer.Option("--append", help="Add to a file that is there.")] = False,
-    tolerance: Annotated[str, typer.Option(help="What the fixture's candidates must meet.", metavar="RULE")] = "stable",
+    tolerance: Annotated[
+        str | None,
+        typer.Option(help="What the fixture's candidates must meet. Default: stable, or that of the result."),
+    ] = None,
     candidate: Annotated[
         list[str] | None, typer.Option(help="Built-in candidates to check; repeatable.", metavar="NAME")
     ] = None,
@@ -49,14 +52,20 @@ def record(
 
     if not output:
         raise UsageError("--output FILE is missing: where the fixture goes, NAME.gradcheck.toml")
-    tolerances.parse(tolerance)
+    if tolerance is not None:
+        tolerances.parse(tolerance)
+    if result and logits is not None:
+        raise UsageError("LOGITS and --result exclude each other")
     names = tuple(candidate or [candidates.DEFAULT])
     for one in names:
         if ":" in one:
             raise UsageError(f"'{one}' is code, which no fixture runs; 'fixtures verify --candidate {one}' does")
         candidates.load(one)
     found = _failing(result) if result else _problems(logits, source, name)
-    new = [dataclasses.replace(one, why=why or one.why, tolerance=tolerance, candidates=names) for one in found]
+    new = [
+        dataclasses.replace(one, why=why or one.why, tolerance=tolerance or one.tolerance, candidates=names)
+        for one in found
+    ]
     fixtures.record(Path(output), new, append=append)
     typer.echo(f"{text.name(output)}: {text.count(len(new), 'fixture')} recorded", err=True)
 
@@ -145,40 +154,54 @@ def _apart(problem: Any, rows: Any) -> Any:
 
 
 def _failing(path: str) -> list[Recorded]:
-    """The worst row of each failing result of a saved report, each as a problem of its own."""
+    """The worst row of each failing gradient of a saved report, each as a problem of its own."""
+    from gradcheck.report import _saved
+
+    report = _saved.read(path)
+    found: dict[tuple[str, str], Recorded] = {}
+    for result in report["results"]:
+        if result["verdict"] != "fail" or not result.get("worst") or "step" in result:
+            continue
+        try:
+            one = _worst_row(report, result)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{path}: the result of '{result['case']}' cannot be made again ({error!r})") from None
+        found.setdefault((one.name, one.problem.format.name), one)
+    if not found:
+        raise InputError(f"{path}: has no failing gradient")
+    return list(found.values())
+
+
+def _worst_row(report: dict[str, Any], result: dict[str, Any]) -> Recorded:
     import numpy as np
 
     from gradcheck import cases
     from gradcheck.cli import _source
     from gradcheck.fixtures import Recorded
-    from gradcheck.report import _saved
 
-    report = _saved.read(path)
-    known = {field.name for field in dataclasses.fields(_options.Source)}
-    asked = {key: value for key, value in report["settings"].items() if key in known and value is not None}
-    found: dict[tuple[str, str], Recorded] = {}
-    for result in report["results"]:
-        if result["verdict"] != "fail" or not result.get("worst") or "step" in result:
-            continue
-        case, row = result["case"], int(result["worst"]["row"])
-        in_catalogue = case in cases.catalogue()
-        given = {key: value for key, value in asked.items() if key not in ("case", "dtype", "rows", "sample", "loss")}
-        if not asked.get("generate"):
-            given = {key: value for key, value in given.items() if key not in ("seed",)}
-        source = _options.Source(
-            **given,
-            case=[case] if in_catalogue else None,
-            dtype=result["dtype"],
-            loss=[f"{key}={value}" for key, value in result["loss"].items()] or None,
-        )
-        _, problem, _, _ = _source.load(None if in_catalogue or source.generate else case, source, None)
-        plain = tuple(option for option in problem.loss if option.name != "reduction")
-        one = dataclasses.replace(_apart(problem, np.array([row])), loss=plain)
-        title = f"{case.rpartition('/')[2]}-row-{row}"
-        found.setdefault(
-            (title, result["dtype"]),
-            Recorded(name=title, problem=one, why=f"{result['candidate']} failed it: {result['reason']}"[:400]),
-        )
-    if not found:
-        raise InputError(f"{path}: has no failing result")
-    return list(found.values())
+    case, row = str(result["case"]), int(result["worst"]["row"])
+    known = {field.name for field in dataclasses.fields(_options.Source)} - {"case", "dtype", "rows", "sample", "loss"}
+    given = {key: value for key, value in report["settings"].items() if key in known and value is not None}
+    if "generate" in given:
+        given["rows"] = report["settings"].get("rows")
+    else:
+        given.pop("seed", None)
+    in_catalogue = case in cases.catalogue()
+    if report["settings"].get("logits") == "-":
+        raise InputError(f"'{case}' came from standard input, which is not there again")
+    source = _options.Source(
+        **given,
+        case=[case] if in_catalogue else None,
+        dtype=result["dtype"],
+        loss=[f"{key}={value}" for key, value in result["loss"].items()] or None,
+    )
+    _, problem, _, _ = _source.load(None if in_catalogue or source.generate else case, source, None)
+    if not 0 <= row < problem.rows:
+        raise ValueError(f"there is no row {row}")
+    plain = tuple(option for option in problem.loss if option.name != "reduction")
+    return Recorded(
+        name=f"{case.rpartition('/')[2]}-row-{row}",
+        problem=dataclasses.replace(_apart(problem, np.array([row])), loss=plain),
+        why=f"{result['candidate']} failed it: {result['reason']}"[:400],
+        tolerance=str(result["tolerance"]),
+    )

@@ -334,6 +334,7 @@ class Derivation:
             outcome=outcome,
             row_numbers=numbers,
             step=facts,
+            digest=self._plain.digest if len(self.rows) else "",
         )
 
 

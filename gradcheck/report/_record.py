@@ -49,6 +49,7 @@ def result_record(result: Result) -> dict[str, Any]:
         "reason": _sentences.reason(result),
         "again": result.again,
         "known": result.known,
+        "digest": result.digest,
     }
     if result.step is not None:
         record |= {"step": result.step.name, "formula": result.step.formula, "columns": result.step.columns}

@@ -9,7 +9,7 @@ from typing import Any
 
 from gradcheck.exceptions import InputError
 from gradcheck.report._record import SCHEMA_VERSION, result_record
-from gradcheck.results import Result, Verdict
+from gradcheck.results import Result, Unconfirmed, Verdict
 
 
 def read(path: str) -> dict[str, Any]:
@@ -40,19 +40,26 @@ def read(path: str) -> dict[str, Any]:
 
 def known(record: dict[str, Any], result: Result) -> bool:
     """Whether a saved report holds the same result with the same verdict, no better than this one by a hundredth."""
+    if isinstance(result.outcome, Unconfirmed):
+        return False  # frozen values are right or wrong
     mine = json.loads(json.dumps(result_record(result)))
     for saved in record["results"]:
         if any(saved.get(key) != mine.get(key) for key in _SAME):
             continue
         if result.verdict is not Verdict.FAIL:
-            return True
-        worst, before = mine.get("worst") or {}, saved.get("worst") or {}
-        sizes = (_float(worst.get("of_limit")), _float(before.get("of_limit")))
-        return (mine.get("failed") or 0) <= (saved.get("failed") or 0) and sizes[0] <= sizes[1] * 1.01
+            return bool(saved.get("reason") == mine.get("reason"))
+        worst, before = mine.get("worst"), saved.get("worst")
+        if not isinstance(worst, dict) or not isinstance(before, dict):
+            return False
+        counts = all(_float(mine.get(key)) <= _float(saved.get(key)) for key in _COUNTS)
+        sizes = all(_float(mine.get(key)) <= _float(saved.get(key)) * 1.01 for key in _SIZES)
+        return counts and sizes and _float(worst.get("of_limit")) <= _float(before.get("of_limit")) * 1.01
     return False
 
 
-_SAME = ("case", "step", "candidate", "dtype", "gradient_dtype", "loss", "rows", "classes", "tolerance", "verdict")
+_SAME = ("case", "digest", "step", "candidate", "dtype", "gradient_dtype", "loss", "tolerance", "verdict")
+_COUNTS = ("failed", "nonfinite", "wrong_sign", "flushed", "ignored_nonzero")
+_SIZES = ("max_abs", "max_ulp", "max_bound", "norm")
 
 
 def _float(value: Any) -> float:

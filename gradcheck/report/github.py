@@ -33,7 +33,7 @@ def _badness(result: Result) -> tuple[int, float]:
 def _annotation(result: Result) -> str:
     kind = "notice" if result.known or result.verdict is Verdict.SKIPPED else "error"
     title = f"gradcheck: {_cells.where(result)}, {_cells.VERDICT.cell(result)}"
-    path, fixture, _ = result.case.partition("::")
+    path, fixture, _ = result.case.rpartition("::")
     properties = [f"title={_escaped(title, ':,')}"]
     if fixture:
         properties.insert(0, f"file={_escaped(path, ':,')}")

@@ -104,3 +104,24 @@ def test_what_is_no_baseline(content: str, program: Program, tmp_path: Path) -> 
     assert (ran.code, ran.out) == (2, "")
     assert str(path) in ran.err
     assert program("stability", "--case", "plain-3", "--baseline", str(tmp_path / "no.json")).code == 2
+
+
+def test_a_baseline_excuses_neither_other_problems_nor_frozen_values(program: Program, tmp_path: Path) -> None:
+    saved = tmp_path / "r.json"
+    words = ["check", "--generate", "normal", "--candidate", "naive", "--tolerance", "ulp:0"]
+    assert program(*words, "--report", f"json={saved}").code == 1
+    assert program(*words, "--baseline", str(saved)).code == 0
+    assert program(*words, "--labels", "argmin", "--baseline", str(saved)).code == 1
+    assert program(*words, "--scale", "2", "--baseline", str(saved)).code == 1
+    path = tmp_path / "x.gradcheck.toml"
+    assert program("fixtures", "record", "--case", "plain-3", "-o", str(path)).code == 0
+    path.write_text(path.read_text().replace('"0.2447', '"0.2547'))
+    assert program("fixtures", "verify", str(path), "--report", f"json={saved}").code == 1
+    assert program("fixtures", "verify", str(path), "--baseline", str(saved)).code == 1
+    crash = tmp_path / "crash.py"
+    crash.write_text("def f(logits, labels): raise ValueError('one')\n")
+    words = ["check", "--case", "plain-3", "--candidate", f"{crash}:f"]
+    assert program(*words, "--report", f"json={saved}").code == 2
+    assert program(*words, "--baseline", str(saved)).code == 0
+    crash.write_text("def f(logits, labels): raise RuntimeError('two')\n")
+    assert program(*words, "--baseline", str(saved)).code == 2
