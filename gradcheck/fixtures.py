@@ -35,7 +35,7 @@ from gradcheck.formats import Array, Float64, Format, Int64
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import Reference, Settings
 from gradcheck.reference.engines import cut
-from gradcheck.reference.values import Values, in_units
+from gradcheck.reference.values import Values, values_in_units
 
 SUFFIX = ".gradcheck.toml"
 SCHEMA_VERSION = 1
@@ -159,7 +159,7 @@ class Fixture:
         # the zeros of ignored rows are exact
         ignored = (problem.status == RowStatus.IGNORED)[:, None]
         error_log2 = np.where(ignored, -np.inf, ulp_log2 + math.log2(held.uncertainty_ulp))
-        values = in_units(fmt, held.high, held.low, held.exponent, error_log2)
+        values = values_in_units(fmt, held.high, held.low, held.exponent, error_log2)
         rows = problem.distinct
         return Frozen(
             problem=problem,

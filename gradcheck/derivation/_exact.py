@@ -22,7 +22,7 @@ from gradcheck.formats import Format
 from gradcheck.reference import Settings, bits_of
 from gradcheck.reference.engines import cut
 from gradcheck.reference.rule import TARGET_BITS
-from gradcheck.reference.values import Values, in_units
+from gradcheck.reference.values import Values, values_in_units
 
 _GUARD_BITS = 24
 _LARGEST_STEP_LOG2 = -3
@@ -215,7 +215,7 @@ def values_of(fmt: Format, found: list[list[Difference]], used: Precision) -> tu
         shown_log2 = np.array(exponent, dtype=np.float64) + np.frexp(np.array(high))[1]
         relative_log2 = np.logaddexp2(2.0 * used.step_log2 - 1, rounding_log2)
         error_log2 = np.where(np.array(high) == 0, rounding_log2, shown_log2 + relative_log2)
-    values = in_units(
+    values = values_in_units(
         fmt,
         np.array(high).reshape(shape),
         np.array(low).reshape(shape),

@@ -21,7 +21,7 @@ from gradcheck.reference import engines
 from gradcheck.reference.engines import Evaluation
 from gradcheck.reference.rule import PRECISION_CAP_BITS, TARGET_BITS, Plan, plan, truncation_log2
 from gradcheck.reference.stencils import stencil
-from gradcheck.reference.values import SMALLEST_UNIT_LOG2, Values, in_units, nothing
+from gradcheck.reference.values import SMALLEST_UNIT_LOG2, Values, nothing, values_in_units
 
 MINIMUM_DIGITS = 5
 
@@ -213,7 +213,7 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
         truncation = truncation_log2(estimates, current)
         error_log2 = np.logaddexp2(truncation, evaluation.rounding_log2)
         cut = (evaluation.high, evaluation.low, evaluation.exponent)
-        values = in_units(fmt, *cut, error_log2, smallest_unit_log2)
+        values = values_in_units(fmt, *cut, error_log2, smallest_unit_log2)
         # Where the error may hide the value, ask as if the value were smaller still, and bolder every round
         bold = np.floor(error_log2) - fmt.precision - 32 * 2.0**evaluations
         hidden = values.uncertainty >= values.size / 2

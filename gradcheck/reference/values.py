@@ -112,7 +112,7 @@ def nothing(fmt: Format, shape: tuple[int, ...]) -> Values:
 
 
 @np.errstate(all="ignore")
-def in_units(
+def values_in_units(
     fmt: Format,
     high: Float64,
     low: Float64,
