@@ -24,9 +24,9 @@ import numpy as np
 import pydantic
 import tomlkit
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from gradcheck import formats, losses, reference, text, writing
+from gradcheck import candidates, formats, losses, reference, text, writing
 from gradcheck.estimates import Estimates, estimate
 from gradcheck.exact import Dyadic, is_number, parse
 from gradcheck.exceptions import InputError, UsageError, visible
@@ -34,7 +34,7 @@ from gradcheck.files import npz
 from gradcheck.formats import Array, Float64, Format, Int64
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import Reference, Settings
-from gradcheck.reference.engines import cut
+from gradcheck.reference.engines import cut_each
 from gradcheck.reference.values import Values, values_in_units
 
 SUFFIX = ".gradcheck.toml"
@@ -58,12 +58,18 @@ class _Arrays(_Model):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
+def _known_format(name: str) -> str:
+    if name not in formats.FORMATS:
+        raise ValueError(f"there are {', '.join(formats.FORMATS)}")
+    return name
+
+
 class _Entry(_Model):
     name: str = Field(min_length=1, max_length=200)
-    format: Literal["float16", "bfloat16", "float32", "float64"]
+    format: Annotated[str, AfterValidator(_known_format), Field(json_schema_extra={"enum": [*formats.FORMATS]})]
     why: str = Field("", description="why this fixture exists")
     tolerance: str = "stable"
-    candidate: list[str] = Field(["shifted"], description="built-in candidates that are checked")
+    candidate: list[str] = Field([candidates.DEFAULT], description="built-in candidates that are checked")
     loss: dict[str, str | int] = Field({}, description="loss options, as --loss KEY=VALUE")
     labels: list[int] | list[list[Number]] | None = Field(None, description="classes (N,), or soft labels (N, k)")
     logits: list[list[Number]] | None = Field(None, description="(N, k)")
@@ -90,21 +96,18 @@ class Frozen:
 
     Attributes:
         exact: one value, to all its digits.
-        pairs: the first class of each distinct pair, row by row; None where a row has no gradient.
     """
 
-    problem: Problem
     values: Values
     judged: NDArray[np.bool_]
     exact: Callable[[int, int], Dyadic]
     estimates: Sequence[Estimates | None]
-    pairs: Sequence[Int64 | None]
 
     def of_pairs(self, row: int) -> Values:
         """A row's values, one for each distinct pair."""
-        pairs = self.pairs[row]
-        assert pairs is not None
-        return self.values.each(lambda _, array: array[row, pairs])
+        estimates = self.estimates[row]
+        assert estimates is not None
+        return self.values.each(lambda _, array: array[row, estimates.row.stand_ins])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,14 +163,11 @@ class Fixture:
         ignored = (problem.status == RowStatus.IGNORED)[:, None]
         error_log2 = np.where(ignored, -np.inf, ulp_log2 + math.log2(held.uncertainty_ulp))
         values = values_in_units(fmt, held.high, held.low, held.exponent, error_log2)
-        rows = problem.distinct
         return Frozen(
-            problem=problem,
             values=values,
             judged=(problem.status != RowStatus.UNDEFINED)[:, None],
             exact=held.exact,
-            estimates=[None if row is None else estimate(row) for row in rows],
-            pairs=[None if row is None else np.unique(row.inverse, return_index=True)[1] for row in rows],
+            estimates=[None if row is None else estimate(row) for row in problem.distinct],
         )
 
 
@@ -243,7 +243,10 @@ def load(path: Path) -> list[Fixture]:
     Raises:
         InputError: where the file, or something in it, is not as it must be; with the line where it stands.
     """
-    content = _content(path)
+    return _fixtures(path, _content(path))
+
+
+def _fixtures(path: Path, content: str) -> list[Fixture]:
     return [_fixture(path, content, index, entry) for index, entry in enumerate(_parsed(path, content).fixture)]
 
 
@@ -273,16 +276,14 @@ def _parsed(path: Path, content: str) -> _File:
             f"{path}: says that it has {parsed.entries} entries and has {len(parsed.fixture)}: "
             "it was cut off, or an entry was added or taken out by hand"
         )
+    seen: set[tuple[str, str]] = set()
     for index, entry in enumerate(parsed.fixture):
+        where = f"{path}{_at(content, ('fixture', index, 'name'))}: '{visible(entry.name)}'"
         if not entry.name.isprintable() or re.search(r"::|[\[\]]", entry.name):
-            where = _at(content, ("fixture", index, "name"))
-            raise InputError(
-                f"{path}{where}: '{visible(entry.name)}': a name holds no '::', no brackets, no control characters"
-            )
-    seen: dict[tuple[str, str], int] = {}
-    for index, entry in enumerate(parsed.fixture):
-        if seen.setdefault((entry.name, entry.format), index) != index:
-            raise InputError(f"{path}{_at(content, ('fixture', index, 'name'))}: '{entry.name}' stands there twice")
+            raise InputError(f"{where}: a name holds no '::', no brackets, no control characters")
+        if (entry.name, entry.format) in seen:
+            raise InputError(f"{where} stands there twice")
+        seen.add((entry.name, entry.format))
     return parsed
 
 
@@ -376,15 +377,14 @@ def _expected(rows: Sequence[Sequence[str | int]], uncertainty: str | None) -> E
     if uncertainty is None:
         raise InputError("'uncertainty_ulp' is missing")
     widths = {len(row) for row in rows}
-    if len(widths) != 1:
-        raise InputError("expected has rows of different length" if widths else "expected holds nothing")
+    if len(widths) != 1 or widths == {0}:
+        raise InputError("expected has rows of different length" if len(widths) > 1 else "expected holds nothing")
     exact = [[_dyadic(str(cell)) for cell in row] for row in rows]
-    high, low, exponent = zip(*(cut(value) for row in exact for value in row), strict=True)
-    shape = (len(rows), widths.pop())
+    high, low, exponent = cut_each(exact)
     return Expected(
-        high=np.array(high).reshape(shape),
-        low=np.array(low).reshape(shape),
-        exponent=np.array(exponent, dtype=np.int64).reshape(shape),
+        high=high,
+        low=low,
+        exponent=exponent,
         exact=lambda row, cls: exact[row][cls],
         undefined=np.array([[str(cell).strip().lower().endswith("nan") for cell in row] for row in rows]),
         uncertainty_ulp=_uncertainty(uncertainty),
@@ -488,7 +488,7 @@ class Recorded:
     problem: Problem
     why: str = ""
     tolerance: str = "stable"
-    candidates: tuple[str, ...] = ("shifted",)
+    candidates: tuple[str, ...] = (candidates.DEFAULT,)
 
 
 def record(path: Path, new: Sequence[Recorded], *, append: bool = False) -> None:
@@ -545,9 +545,7 @@ def _table(path: Path, new: Recorded, arrays: dict[Path, bytes]) -> Any:
     else:
         table["labels"] = problem.labels.tolist() if problem.labels.ndim == 1 else _rows(problem.labels, problem.format)
         table["logits"] = _rows(problem.logits, problem.format)
-        table["expected"] = _nested(
-            [[_frozen(derived, row, cls) for cls in range(problem.classes)] for row in range(problem.rows)]
-        )
+        table["expected"] = _expected_rows(derived)
     table["uncertainty_ulp"] = _least_uncertainty(derived)
     return table
 
@@ -561,6 +559,11 @@ def _nested(rows: Sequence[Sequence[str]]) -> Any:
     nested = tomlkit.array()
     nested.extend([list(row) for row in rows])
     return nested.multiline(True)
+
+
+def _expected_rows(derived: Reference) -> Any:
+    rows, classes = derived.values.high.shape
+    return _nested([[_frozen(derived, row, cls) for cls in range(classes)] for row in range(rows)])
 
 
 def _frozen(derived: Reference, row: int, cls: int) -> str:
@@ -587,12 +590,8 @@ def _apart(path: Path, problem: Problem, derived: Reference, arrays: dict[Path, 
     """
     bits = problem.format.dtype.kind == "V"  # NumPy has no name for it, and keeps its bit patterns
     labels = problem.labels
-    high, low, exponent = (
-        np.array(part).reshape(problem.logits.shape)
-        for part in zip(
-            *(cut(derived.exact(row, cls)) for row in range(problem.rows) for cls in range(problem.classes)),
-            strict=True,
-        )
+    high, low, exponent = cut_each(
+        [[derived.exact(row, cls) for cls in range(problem.classes)] for row in range(problem.rows)]
     )
     # 0 where the value cannot be told from it, nan where there is none
     high = np.where(derived.values.resolved, high, 0.0)
@@ -603,7 +602,7 @@ def _apart(path: Path, problem: Problem, derived: Reference, arrays: dict[Path, 
         {
             "logits": problem.logits.view(np.uint16) if bits else problem.logits,
             "labels": labels.view(np.uint16) if bits and labels.ndim == 2 else labels,
-            **dict(zip(_PARTS, (high, low, exponent.astype(np.int64)), strict=True)),
+            **dict(zip(_PARTS, (high, low, exponent), strict=True)),
         },
         compressed=True,
     )
@@ -663,10 +662,10 @@ def update(path: Path) -> Update:
         InputError: where the file cannot be read, or has lost entries.
     """
     was = _content(path)
-    document = tomlkit.parse(was) if _parsed(path, was) else None
-    assert document is not None
+    found = _fixtures(path, was)
+    document = tomlkit.parse(was)
     arrays: dict[Path, bytes] = {}
-    for fixture in load(path):
+    for fixture in found:
         table, derived = document["fixture"][fixture.index], derive(fixture.problem)
         wrong = None if fixture.expected is None else mismatches(fixture, derived)
         if wrong == []:
@@ -674,13 +673,13 @@ def update(path: Path) -> Update:
         if "arrays" in table:
             table["arrays"] = _apart(path, fixture.problem, derived, arrays)
         elif wrong is None:
-            rows, classes = fixture.problem.logits.shape
-            table["expected"] = _nested([[_frozen(derived, n, i) for i in range(classes)] for n in range(rows)])
+            table["expected"] = _expected_rows(derived)
         else:
             for one in wrong:
                 table["expected"][one.row][one.cls] = _frozen(derived, one.row, one.cls)
-        if table.get("uncertainty_ulp") != _least_uncertainty(derived):
-            table["uncertainty_ulp"] = _least_uncertainty(derived)
+        uncertainty = _least_uncertainty(derived)
+        if table.get("uncertainty_ulp") != uncertainty:
+            table["uncertainty_ulp"] = uncertainty
     _seal(path, document, range(len(document["fixture"])))
     return Update(path=path, was=was, text=document.as_string(), arrays=arrays)
 

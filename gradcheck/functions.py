@@ -72,8 +72,9 @@ def _crashing(what: str, folder: str | None) -> Iterator[None]:
     except BaseException as error:
         raise CrashedError(f"{what} {told(error)}") from error
     finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(folder or "")
+        if folder is not None:
+            with contextlib.suppress(ValueError):
+                sys.path.remove(folder)
 
 
 def _file(path: str) -> ModuleType:

@@ -98,6 +98,11 @@ class Row:
         return len(self.inverse)
 
     @cached_property
+    def stand_ins(self) -> Int64:
+        """The first class of each pair, which stands for all that share it, (m,)."""
+        return np.unique(self.inverse, return_index=True)[1].astype(np.int64)
+
+    @cached_property
     def q(self) -> tuple[Fraction, ...]:
         """The pairs' label weights, exact."""
         return tuple(self.weights[i] for i in self.weight_of.tolist())

@@ -258,11 +258,17 @@ def _bound(e: Estimates, values: Values, flush: bool) -> Float64:
     if e.row.softcap is not None:
         bound += e.scale / e.temperature * 4 * u * in_units(np.abs(e.inner), unit_log2)
     bound += 2 * u * values.size
-    smallest = fmt.smallest_normal if flush else fmt.smallest_subnormal
     slope = float(np.abs(e.slope).max())
-    bound += in_units(np.full(len(e.z), smallest), unit_log2) * max(1.0, e.scale * e.weight * slope)
+    bound += least(values, flush=flush) * max(1.0, e.scale * e.weight * slope)
     # so that an error of exactly λ, or of any other round limit, is no tie
     return bound * (1 + 2.0**-20)
+
+
+def least(values: Values, *, flush: bool) -> Float64:
+    """λ in units: the smallest subnormal, or with flushed subnormals the smallest normal value."""
+    fmt = values.format
+    smallest = fmt.smallest_normal if flush else fmt.smallest_subnormal
+    return in_units(np.full(values.high.shape, smallest), values.unit_log2)
 
 
 def summing_roundoff(fmt: Format) -> float:

@@ -91,3 +91,11 @@ def test_dataclasses_and_late_imports(tmp_path: Path) -> None:
         assert functions.load(f"{path}:f")() == 5
     finally:
         sys.modules.pop("late_sibling", None)
+
+
+def test_a_function_without_a_folder_leaves_the_path_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interactive session has '' on its path."""
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    before = list(sys.path)
+    assert functions.Function(name="mine", call=lambda x: x)(3) == 3
+    assert sys.path == before

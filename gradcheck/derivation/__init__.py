@@ -124,6 +124,7 @@ class Derivation:
             most = max(1, _ENTRIES // entries)
             # the rows whose matrices are looked at, evenly spread
             self.matrix_rows = np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
+        self._forwards: dict[int, Forward] = {}
         self._exact: dict[tuple[str, int], ExactRow] = {}
         self._references: dict[tuple[str, bool], Reference] = {}
 
@@ -153,7 +154,7 @@ class Derivation:
             fmt = _common_format(attempts, piece)
         except CrashedError as crash:
             return Study(result=self._result(piece, facts, self._format, Crashed(reason=str(crash))))
-        numbers = self.matrix_rows if isinstance(step, Local) and step.by_column else np.arange(len(self.rows))
+        numbers = self._numbers(step)
         # of the user's own softmax the values are judged, too: with two classes ŷ and 1 − ŷ have the same derivatives
         itself = piece is not None and step.piece == "softmax" and isinstance(step, Local) and not step.by_column
         if isinstance(step, Local):
@@ -173,8 +174,7 @@ class Derivation:
             reference=used,
             loss=None,
         )
-        by_column = isinstance(step, Local) and step.by_column
-        repeats = [len(self.columns[n]) if by_column else 2 if itself else 1 for n in numbers.tolist()]
+        repeats = [len(self.columns[n]) if step.by_column else 2 if itself else 1 for n in numbers.tolist()]
         zeros, thin = (
             sum(found)
             for found in zip(
@@ -183,8 +183,8 @@ class Derivation:
         )
         facts = dataclasses.replace(
             facts,
-            logits=tuple(np.concatenate([self.columns[n] for n in numbers]).tolist()) if by_column else None,
-            columns=len(self.columns[0]) if by_column or (isinstance(step, Total) and step.attempt) else None,
+            logits=tuple(np.concatenate([self.columns[n] for n in numbers]).tolist()) if step.by_column else None,
+            columns=len(self.columns[0]) if step.by_column or (isinstance(step, Total) and step.attempt) else None,
             by_class=isinstance(step, Total) or step.by_class,
             values=tuple([False, True] * len(numbers)) if itself else None,
             beyond=_beyond(table),
@@ -196,16 +196,22 @@ class Derivation:
 
     # --- the formulas in the format --------------------------------------------------------------------------------
 
+    def _numbers(self, step: Local | Total) -> Int64:
+        """The rows that a step looks at."""
+        return self.matrix_rows if step.by_column else np.arange(len(self.rows))
+
     def _forward(self, n: int) -> Forward:
-        labels = self._plain.labels[n]
-        if self._plain.labels.ndim == 1:
-            labels = (np.arange(self.classes) == labels).astype(self._format.dtype)
-        return Forward(format=self._format, logits=self._plain.logits[n], labels=labels)
+        if n not in self._forwards:
+            labels = self._plain.labels[n]
+            if self._plain.labels.ndim == 1:
+                labels = (np.arange(self.classes) == labels).astype(self._format.dtype)
+            self._forwards[n] = Forward(format=self._format, logits=self._plain.logits[n], labels=labels)
+        return self._forwards[n]
 
     def _local(self, step: Local, piece: Function | None) -> list[Array]:
         """The formula on every row that the step looks at, (R, c) each."""
         found = []
-        for n in (self.matrix_rows if step.by_column else np.arange(len(self.rows))).tolist():
+        for n in self._numbers(step).tolist():
             forward, columns = self._forward(n), self.columns[n]
             if piece is None:
                 found.append(step.attempt(forward, columns))
@@ -258,7 +264,7 @@ class Derivation:
             pairs = self._plain.distinct[n]
             assert pairs is not None
             columns, exact = self.columns[n], self._row(n, fmt)
-            stand_ins = np.unique(pairs.inverse, return_index=True)[1].tolist()
+            stand_ins = pairs.stand_ins.tolist()
             found = step.exact(exact, self._forward(n), columns, stand_ins)
             if itself:
                 found.append([exact.probability(i) for i in stand_ins])
@@ -271,7 +277,7 @@ class Derivation:
             rounding = Roundings(values=values, estimates=exact.estimates, flush=self._flush)
             blocks.append(values)
             digits += rows
-            limit = step.bound(rounding, columns, float(pairs.total_q) if step.name == "hessian" else 1.0)
+            limit = step.bound(rounding, columns, float(pairs.total_q))
             bounds.append(np.concatenate([limit[:1], rounding.of_softmax(4)[1:]]) if itself else limit)
             mask = np.ones(values.high.shape, dtype=np.bool_)
             if step.off_diagonal:

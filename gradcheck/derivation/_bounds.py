@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradcheck.estimates import Estimates, in_units
+from gradcheck.estimates import Estimates
 from gradcheck.formats import Float64, Int64
 from gradcheck.reference.values import Values
-from gradcheck.tolerances import softmax_error
+from gradcheck.tolerances import least, softmax_error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,6 +62,4 @@ class Roundings:
     @property
     def _least(self) -> Float64:
         """λ in units."""
-        fmt = self.values.format
-        least = fmt.smallest_normal if self.flush else fmt.smallest_subnormal
-        return in_units(np.full(self.values.high.shape, least), self.values.unit_log2)
+        return least(self.values, flush=self.flush)

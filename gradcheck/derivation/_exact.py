@@ -20,7 +20,7 @@ from gradcheck.estimates import Estimates
 from gradcheck.exact import Dyadic
 from gradcheck.formats import Format
 from gradcheck.reference import Settings, bits_of
-from gradcheck.reference.engines import cut
+from gradcheck.reference.engines import cut_each
 from gradcheck.reference.rule import TARGET_BITS
 from gradcheck.reference.values import Values, values_in_units
 
@@ -202,24 +202,15 @@ def _log2(x: Any) -> float:
 def values_of(fmt: Format, found: list[list[Difference]], used: Precision) -> tuple[Values, list[list[Dyadic]]]:
     """Differences as values with their uncertainty, (R, c), and to all their digits."""
     exact = [[Dyadic.from_mpf(one.value._mpf_) for one in row] for row in found]
-    shape = (len(found), -1)
-    high, low, exponent = zip(*(cut(value) for row in exact for value in row), strict=True)
+    high, low, exponent = cut_each(exact)
     # relative to the value, whose exponent may be past what float64 holds
     rounding_log2 = np.array(
-        [_log2(one.size / abs(one.value) if one.value else one.size) for row in found for one in row]
+        [[_log2(one.size / abs(one.value) if one.value else one.size) for one in row] for row in found]
     )
     rounding_log2 += _ROUNDINGS_LOG2 - used.bits
     if used.step_log2 > _LARGEST_STEP_LOG2:
-        error_log2 = np.full(len(high), math.inf)
+        error_log2 = np.full(high.shape, math.inf)
     else:
-        shown_log2 = np.array(exponent, dtype=np.float64) + np.frexp(np.array(high))[1]
         relative_log2 = np.logaddexp2(2.0 * used.step_log2 - 1, rounding_log2)
-        error_log2 = np.where(np.array(high) == 0, rounding_log2, shown_log2 + relative_log2)
-    values = values_in_units(
-        fmt,
-        np.array(high).reshape(shape),
-        np.array(low).reshape(shape),
-        np.array(exponent, dtype=np.int64).reshape(shape),
-        error_log2.reshape(shape),
-    )
-    return values, exact
+        error_log2 = np.where(high == 0, rounding_log2, exponent + np.frexp(high)[1] + relative_log2)
+    return values_in_units(fmt, high, low, exponent, error_log2), exact

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class Local:
             (1, k), or one for the row, (1, 1).
         attempt: the formula in the format, of the shape of `exact`.
         exact: its central differences; the last argument is one class of each (logit, label) pair.
-        bound: what a sound evaluation may err by, in units.
+        bound: what a sound evaluation may err by, in units; the last argument is Σ y.
         off_diagonal: whether i = n is left out.
         divides: whether it divides by ŷ, which may underflow.
     """
@@ -55,6 +56,7 @@ class Total:
     name: str
     formula: str
     attempt: Callable[[Forward, Int64], Array] | None
+    by_column: ClassVar[bool] = False
     piece: str | None = None
     mean: bool = False
     more_roundings: int = 0
@@ -67,6 +69,11 @@ def _each(difference: Callable[[ExactRow, int], Difference]) -> Callable[..., Di
 
 def _columns(differences: Callable[[ExactRow, int], list[Difference]]) -> Callable[..., Differences]:
     return lambda row, forward, columns, classes: [differences(row, n) for n in columns.tolist()]
+
+
+def _matrix(rounding: Roundings, columns: Int64, total_q: float) -> Float64:
+    """The bound of a matrix of softmax's own, which no label weighs."""
+    return rounding.matrix(columns, 1.0)
 
 
 def _exponential(row: ExactRow, forward: Forward, columns: Int64, classes: list[int]) -> Differences:
@@ -84,14 +91,14 @@ STEPS: tuple[Local | Total, ...] = (
         attempt=lambda forward, columns: forward.exps[None],
         exact=_exponential,
         # vectorised exponentials err by up to 2.5 ulp, which is 5u
-        bound=lambda rounding, columns, weight: rounding.plain(8),
+        bound=lambda rounding, columns, total_q: rounding.plain(8),
     ),
     Local(
         name="logarithm",
         formula="d log x/dx = 1/x",
         attempt=lambda forward, columns: forward.logarithm()[None],
         exact=_logarithm,
-        bound=lambda rounding, columns, weight: rounding.plain(4),
+        bound=lambda rounding, columns, total_q: rounding.plain(4),
         by_class=False,
     ),
     Local(
@@ -99,7 +106,7 @@ STEPS: tuple[Local | Total, ...] = (
         formula="(f/g)' = (f'g − f g')/g²",
         attempt=lambda forward, columns: forward.quotient(columns),
         exact=_columns(ExactRow.softmax),
-        bound=Roundings.matrix,
+        bound=_matrix,
         by_column=True,
     ),
     Local(
@@ -107,14 +114,14 @@ STEPS: tuple[Local | Total, ...] = (
         formula="(f∘g)' = f'(g)·g'",
         attempt=lambda forward, columns: forward.chain()[None],
         exact=_each(ExactRow.log_total),
-        bound=lambda rounding, columns, weight: rounding.of_softmax(8),
+        bound=lambda rounding, columns, total_q: rounding.of_softmax(8),
     ),
     Local(
         name="softmax-diagonal",
         formula="∂ŷᵢ/∂lᵢ = ŷᵢ(1 − ŷᵢ)",
         attempt=lambda forward, columns: forward.diagonal()[None],
         exact=_each(ExactRow.softmax_diagonal),
-        bound=lambda rounding, columns, weight: rounding.diagonal(),
+        bound=lambda rounding, columns, total_q: rounding.diagonal(),
         piece="softmax",
     ),
     Local(
@@ -122,7 +129,7 @@ STEPS: tuple[Local | Total, ...] = (
         formula="∂ŷᵢ/∂lₙ = −ŷᵢ·ŷₙ, i ≠ n",
         attempt=lambda forward, columns: forward.off_diagonal(columns),
         exact=_columns(ExactRow.softmax),
-        bound=Roundings.matrix,
+        bound=_matrix,
         piece="softmax",
         by_column=True,
         off_diagonal=True,
@@ -132,7 +139,7 @@ STEPS: tuple[Local | Total, ...] = (
         formula="∂ŷᵢ/∂lₙ = ŷᵢ(δᵢₙ − ŷₙ)",
         attempt=lambda forward, columns: forward.jacobian(columns),
         exact=_columns(ExactRow.softmax),
-        bound=Roundings.matrix,
+        bound=_matrix,
         piece="softmax-jacobian",
         by_column=True,
     ),
@@ -141,7 +148,7 @@ STEPS: tuple[Local | Total, ...] = (
         formula="∂Lᵢ/∂ŷᵢ = −yᵢ/ŷᵢ",
         attempt=lambda forward, columns: forward.output_loss()[None],
         exact=_each(ExactRow.output_loss),
-        bound=lambda rounding, columns, weight: rounding.of_softmax(4),
+        bound=lambda rounding, columns, total_q: rounding.of_softmax(4),
         piece="loss-gradient",
         divides=True,
     ),

@@ -9,10 +9,12 @@ import ast
 import importlib.util
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
+
+import numpy as np
 
 from gradcheck import plugins
 from gradcheck.estimates import Estimates
@@ -55,6 +57,17 @@ def cut(value: Dyadic) -> tuple[float, float, int]:
     sign = -1.0 if value.man < 0 else 1.0
     low = math.ldexp(float(tail >> rest), max(rest - dropped, -1000))
     return sign * float(head), sign * low, min(max(value.exp + dropped, -_FARTHEST_LOG2), _FARTHEST_LOG2)
+
+
+def cut_each(rows: Sequence[Sequence[Dyadic]]) -> tuple[Float64, Float64, Int64]:
+    """Rows of exact values, all of one length, as three arrays (R, c): see `cut`."""
+    shape = (len(rows), -1)
+    high, low, exponent = zip(*(cut(value) for row in rows for value in row), strict=True)
+    return (
+        np.array(high).reshape(shape),
+        np.array(low).reshape(shape),
+        np.array(exponent, dtype=np.int64).reshape(shape),
+    )
 
 
 class Engine(Protocol):

@@ -34,7 +34,7 @@ from gradcheck.estimates import Estimates
 from gradcheck.exact import Dyadic
 from gradcheck.formats import Float64
 from gradcheck.problem import Row
-from gradcheck.reference.engines import Evaluation, cut
+from gradcheck.reference.engines import Evaluation, cut_each
 from gradcheck.reference.rule import Plan
 
 CERTIFIED = False
@@ -311,11 +311,11 @@ def _fixed_log(total: int, bits: int) -> _Raw:
 
 def _evaluation(values: list[Dyadic], rounding_log2: Float64, estimates: Estimates) -> Evaluation:
     """The values cut into two float64 and a power of two."""
-    high, low, exponent = zip(*map(cut, values), strict=True)
+    (high,), (low,), (exponent,) = cut_each([values])
     return Evaluation(
-        high=np.array(high),
-        low=np.array(low),
-        exponent=np.array(exponent, dtype=np.int64),
+        high=high,
+        low=low,
+        exponent=exponent,
         rounding_log2=rounding_log2,
         exact=values.__getitem__,
         loss=lambda: _loss(estimates),
