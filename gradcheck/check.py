@@ -47,7 +47,7 @@ def check(
         found: Format = gradient_format or problem.format
         outcome: Outcome
         if bool((problem.status == RowStatus.UNDEFINED).all()):
-            outcome = Skipped(reason="every row is undefined: NaN, +inf, or nothing but -inf among its logits")
+            outcome = Skipped(reason=f"every row is undefined: {_undefined(problem)}")
         else:
             try:
                 with np.errstate(all="ignore"):
@@ -76,6 +76,12 @@ def check(
             outcome=outcome,
             digest=problem.digest,
         )
+
+
+def _undefined(problem: Problem) -> str:
+    if problem.terms.undefined:
+        return "the mean divides by class weights that add up to 0 (--loss empty=zero makes that 0)"
+    return "NaN, +inf, or nothing but -inf among its logits"
 
 
 def _format_of(gradient: Array, problem: Problem) -> Format:
@@ -169,12 +175,9 @@ def _facts(exact: Reference) -> ReferenceFacts | None:
 
 
 def _loss(problem: Problem, exact: Reference) -> Dyadic | float:
-    """The loss over all rows that have one; inf where a row's is, NaN where every row is ignored under a mean."""
+    """The loss over all rows that have one; infinite where a row's is, NaN where a mean is over nothing."""
+    if not problem.terms.kept.any() or problem.terms.undefined:
+        return problem.terms.empty_loss
     rows = [row.loss for row in exact.rows if row is not None]
-    if any(isinstance(loss, float) for loss in rows):
-        return math.inf
-    return (
-        total(loss for loss in rows if isinstance(loss, Dyadic))
-        if problem.terms.kept.any()
-        else problem.terms.empty_loss
-    )
+    infinite = [loss for loss in rows if isinstance(loss, float)]
+    return sum(infinite) if infinite else total(loss for loss in rows if isinstance(loss, Dyadic))

@@ -106,6 +106,14 @@ _HUGE10, _HUGE2 = 5_000, 20_000
 _LONGEST = 10_000
 
 
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Numbers as they were written, so that each is rounded once, into the format it is meant for."""
+
+    cells: list[str]
+    shape: tuple[int, ...]
+
+
 def is_number(text: str) -> bool:
     """Whether `parse` would take the text."""
     text = text.strip()

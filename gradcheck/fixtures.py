@@ -426,7 +426,7 @@ def _arrays(path: Path, arrays: _Arrays, fmt: Format, uncertainty: str | None) -
         raise InputError(
             f"arrays: {target}: is not the file that the fixture was recorded with (its sha256 is another)"
         )
-    found = npz.read_named(io.BytesIO(content), ("logits", "labels", *_PARTS))
+    found = npz.read(io.BytesIO(content), ("logits", "labels", *_PARTS))
     bits = np.dtype(np.uint16) if fmt.dtype.kind == "V" else fmt.dtype
     kinds = {
         "logits": (bits, 2),
@@ -521,9 +521,11 @@ def record(path: Path, new: Sequence[Recorded], *, append: bool = False) -> None
     # what stood there before keeps its digest, which may tell that it was edited
     _seal(path, document, range(before, len(document["fixture"])))
     content = document.as_string()
-    if was is None:
-        # a blank line before each entry
-        content = re.sub(r"(?<!\n)\n\[\[fixture\]\]", "\n\n[[fixture]]", content)
+    # a blank line before each new entry; they stand last
+    headers = [found.start() for found in re.finditer(r"(?m)^\[\[fixture\]\]$", content)]
+    for at in reversed(headers[-len(new) :]):
+        if content[at - 2 : at] != "\n\n":
+            content = f"{content[:at]}\n{content[at:]}"
     for target, held in arrays.items():
         writing.replace(target, held)
     encoded = None if was is None else was.encode()
@@ -539,7 +541,7 @@ def _table(path: Path, new: Recorded, arrays: dict[Path, bytes]) -> Any:
     table["tolerance"], table["candidate"] = new.tolerance, list(new.candidates)
     if problem.loss:
         table["loss"] = tomlkit.inline_table()
-        table["loss"].update({option.name: option.value for option in problem.loss})
+        table["loss"].update({option.name: option.in_full for option in problem.loss})
     if problem.rows * problem.classes > LARGE:
         table["arrays"] = _apart(path, problem, derived, arrays)
     else:

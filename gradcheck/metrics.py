@@ -180,7 +180,7 @@ def measure_gradient(problem: Problem, exact: ExactGradient, comparison: Compari
         ignored_nonzero=int((comparison.candidate[status == RowStatus.IGNORED] != 0).sum()),
         total=_total(exact, comparison.candidate),
         undefined_rows=int((status == RowStatus.UNDEFINED).sum()),
-        infinite_loss_rows=sum(row.infinite_loss for row in problem.distinct if row is not None),
+        infinite_loss_rows=sum(bool(row.infinite_loss) for row in problem.distinct if row is not None),
     )
 
 

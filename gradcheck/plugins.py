@@ -40,4 +40,4 @@ def summary(module: ModuleType) -> str:
 
 def story(module: ModuleType) -> str:
     """The rest of a module's docstring."""
-    return (module.__doc__ or "").strip().partition("\n")[2].strip()
+    return (module.__doc__ or "").strip().partition("\n")[2].strip("\n")

@@ -5,27 +5,33 @@ Every loss option folds into four terms per row. With z = f(l) the transformed l
     L = s · [ W·lse − Σ_j q_j z_j + ζ·lse² ],      W = Σ_j q_j
     ∂L/∂l_i = s · f'(l_i) · [ (W + 2ζ·lse)·p_i − q_i ],      p = softmax(z)
 
+where z = c·tanh(l/c)/T, q = w∘(keep·y + spread) and s is the gradient from above over what a mean divides by.
 The reference, the built-in candidates and the tolerance read the terms; none of them knows an option's name.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import enum
 import hashlib
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Protocol
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradcheck import formats
 from gradcheck.exceptions import InputError
 from gradcheck.formats import Array, Float64, Format, Int64
 
 _HEAVIEST = 1e290
-"""Label weight of a row past which products with it overflow."""
+"""Label weight of a row, with its scale, past which products with it overflow."""
+_FARTHEST, _FARTHEST_SQUARE = 1e300, 1e140
+"""Transformed logits past which differences of them overflow, or their squares."""
 
 
 class RowStatus(enum.IntEnum):
@@ -41,38 +47,63 @@ class RowStatus(enum.IntEnum):
 class Stage(enum.IntEnum):
     """When an option folds into the terms: options compose in this order, whatever order they are given in."""
 
+    LAYOUT = 0
+    """Nothing to fold: how the arrays were laid out, or conventions that other options carry."""
     ROWS = 1
-    LABELS = 2
-    LOGITS = 3
-    SCALE = 4
+    """Which rows count."""
+    CLASSES = 2
+    """Which classes there are."""
+    LABELS = 3
+    """What each class's label weighs."""
+    LOGITS = 4
+    """What becomes of the logits before softmax."""
+    MEAN = 5
+    """How the rows become one number."""
+    EXTRA = 6
+    """What is added to the cross-entropy, and goes through the same mean."""
+    ABOVE = 7
+    """What the loss is multiplied by."""
 
 
-class LossOption(Protocol):
-    """One loss option with its value."""
+class LossOption(abc.ABC):
+    """One loss option with its value.
+
+    Attributes:
+        name: its public name.
+        stage: when it folds.
+    """
+
+    name: ClassVar[str]
+    stage: ClassVar[Stage]
 
     @property
-    def name(self) -> str:
-        """The option's public name."""
-        ...
-
-    @property
+    @abc.abstractmethod
     def value(self) -> str:
         """Its value as the user would write it."""
-        ...
 
-    @property
-    def stage(self) -> Stage:
-        """When it folds."""
-        ...
-
+    @abc.abstractmethod
     def fold(self, terms: Terms) -> Terms:
         """The terms with this option taken in. Raises InputError where it does not apply."""
-        ...
+
+    @property
+    def in_full(self) -> str:
+        """Its value with nothing left in other files."""
+        return self.value
+
+    def argument(self, fmt: Format) -> object:
+        """Its value as a function of the user's own gets it: a number, an array in the format, or text."""
+        return self.value
+
+    def take(self, rows: Int64) -> LossOption:
+        """The option where only some rows are left."""
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
     """The canonical loss of one row, where each distinct (logit, label weight) pair stands once.
+
+    A gradient from above may be negative; the label weights and ζ bear its sign then, and `scale` its size.
 
     Attributes:
         logits: the m distinct pairs' logits, exact, ascending.
@@ -126,9 +157,16 @@ class Row:
         return not self.zeta and carrying == 1
 
     @property
-    def infinite_loss(self) -> bool:
-        """Whether a class with label weight has logit -inf."""
-        return bool((self.q_estimate[self.logits == -np.inf] != 0).any())
+    def infinite_loss(self) -> float:
+        """±inf where a class with label weight has logit -inf, else 0."""
+        masked = self.q_estimate[self.logits == -np.inf]
+        heaviest = float(masked[np.argmax(np.abs(masked))]) if masked.size and self.scale else 0.0
+        return math.copysign(math.inf, heaviest) if heaviest else 0.0
+
+    @property
+    def masked_slope(self) -> Fraction:
+        """f' at a logit of -inf: 1/T; a softcap is flat there, and such a logit stays a mask under it."""
+        return 1 / self.temperature if self.softcap is None else Fraction(0)
 
     @cached_property
     def _classes_of(self) -> list[int]:
@@ -142,68 +180,163 @@ class Row:
 class Terms:
     """The canonical loss of a whole problem; options replace fields of it.
 
+    Label weights are q = w∘(keep·y + spread), and 0 where a class is masked.
+
     Attributes:
-        logits: (N, k), in the problem's dtype.
+        logits: (N, k), in the problem's dtype; -inf where a class is masked.
         hard: class of each row, (N,), or None.
-        soft: label weights, (N, k), exact in float64, or None; one of the two is given.
+        soft: labels y, (N, k), exact in float64, or None; one of the two is given.
         kept: rows that are not ignored, (N,).
-        scale: s, the same for every row.
-        empty_loss: the loss where no row is kept.
+        mask: which classes are part of each row, (N, k), or None for all.
+        weight: w of each class, (k,), exact in float64, or None for 1.
+        keep, spread: one of each for every row.
+        divisor: what a mean divides the sum by; None for a sum.
+        empty: the mean over nothing, where the divisor is 0: NaN or 0.
+        upstream: the gradient from above, one for every row.
     """
 
     logits: Array
     hard: Int64 | None
     soft: Float64 | None
     kept: NDArray[np.bool_]
-    scale: Fraction = Fraction(1)
-    empty_loss: float = 0.0
+    keep: tuple[Fraction, ...]
+    spread: tuple[Fraction, ...]
+    upstream: tuple[Fraction, ...]
+    mask: NDArray[np.bool_] | None = None
+    weight: Float64 | None = None
+    divisor: Fraction | None = None
+    empty: float = math.nan
     zeta: Fraction = Fraction(0)
     temperature: Fraction = Fraction(1)
     softcap: Fraction | None = None
 
+    @property
+    def rows(self) -> int:
+        """N."""
+        return len(self.logits)
+
+    @property
+    def format(self) -> Format:
+        """The format of the logits."""
+        found = formats.of_dtype(self.logits.dtype)
+        assert found is not None
+        return found
+
+    @cached_property
+    def plain_labels(self) -> bool:
+        """Whether the labels are classes, each of which carries all the weight of its row."""
+        return self.hard is not None and not any(self.spread)
+
+    @property
+    def undefined(self) -> bool:
+        """Whether the mean is 0/0 and has no value: no row that is kept has a gradient then."""
+        return self.divisor == 0 and math.isnan(self.empty)
+
+    @property
+    def empty_loss(self) -> float:
+        """The loss where no row is kept."""
+        return self.empty if self.divisor == 0 else 0.0
+
+    def scale(self, n: int) -> Fraction:
+        """s of a row."""
+        if self.divisor is None:
+            return self.upstream[n]
+        return self.upstream[n] / self.divisor if self.divisor else Fraction(0)
+
+    def label_weights(self) -> Float64:
+        """q in float64, (N, k), for whoever wants all of it at once."""
+        if self.hard is None:
+            assert self.soft is not None
+            q = self.soft.copy()
+        else:
+            q = np.zeros(self.logits.shape)
+            q[np.arange(self.rows), self.hard] = 1.0
+        for values, apply in ((self.keep, np.multiply), (self.spread, np.add)):
+            apply(q, np.array([float(value) for value in values])[:, None], out=q)
+        if self.weight is not None:
+            q *= self.weight
+        return q if self.mask is None else np.where(self.mask, q, 0.0)
+
     def take(self, rows: Int64) -> Terms:
         """The same loss, of which only some rows are looked at: their share of a mean does not change."""
+        numbers = rows.tolist()
         return dataclasses.replace(
             self,
             logits=self.logits[rows],
             hard=None if self.hard is None else self.hard[rows],
             soft=None if self.soft is None else self.soft[rows],
             kept=self.kept[rows],
+            mask=None if self.mask is None else self.mask[rows],
+            keep=tuple(self.keep[n] for n in numbers),
+            spread=tuple(self.spread[n] for n in numbers),
+            upstream=tuple(self.upstream[n] for n in numbers),
         )
 
     def row(self, n: int) -> Row:
         """Row `n`; its logits must be defined."""
-        if self.soft is not None:
+        sign = -1 if self.upstream[n] < 0 else 1
+        if self.plain_labels:
+            values, inverse, counts, weight_of = self._one_label(n)
+            weights: tuple[Fraction, ...] = (Fraction(0), self._label_weight(n))
+        else:
+            codes, weights = self._label_codes(n)
             # a complex number is a pair that np.unique sorts; adding 0 makes -0 and 0 the same logit
             logits = self.logits[n].astype(np.float64) + 0.0
-            pairs, inverse, counts = np.unique(logits + 1j * self.soft[n], return_inverse=True, return_counts=True)
-            values = pairs.real.copy()
-            weights, weight_of = np.unique(pairs.imag, return_inverse=True)
-        else:
-            assert self.hard is not None
-            values, inverse, counts = _distinct(self.logits[n])
-            label = int(self.hard[n])
-            place = int(inverse[label])
-            if counts[place] > 1:
-                # the label's class leaves those that share its logit, for a pair of its own behind theirs
-                counts[place] -= 1
-                place += 1
-                values, counts = np.insert(values, place, values[place - 1]), np.insert(counts, place, 1)
-                inverse += inverse >= place
-                inverse[label] = place
-            weights, weight_of = np.array([0.0, 1.0]), np.zeros(len(values), dtype=np.int64)
-            weight_of[place] = 1
+            pairs, inverse, counts = np.unique(logits + 1j * codes, return_inverse=True, return_counts=True)
+            values, weight_of = pairs.real.copy(), pairs.imag.astype(np.int64)
         return Row(
             logits=values,
-            weights=tuple(Fraction(weight) for weight in weights.tolist()),
-            weight_of=weight_of.reshape(-1).astype(np.int64),
+            weights=weights if sign > 0 else tuple(-weight for weight in weights),
+            weight_of=weight_of,
             counts=counts,
             inverse=inverse.reshape(-1),
-            scale=self.scale,
-            zeta=self.zeta,
+            scale=abs(self.scale(n)),
+            zeta=self.zeta * sign,
             temperature=self.temperature,
             softcap=self.softcap,
         )
+
+    def _one_label(self, n: int) -> tuple[Float64, Int64, Int64, Int64]:
+        """A row's distinct logits, where the label's class has a pair of its own: see `Row`."""
+        assert self.hard is not None
+        values, inverse, counts = _distinct(self.logits[n])
+        label = int(self.hard[n])
+        place = int(inverse[label])
+        if counts[place] > 1:
+            # the label's class leaves those that share its logit, for a pair of its own behind theirs
+            counts[place] -= 1
+            place += 1
+            values, counts = np.insert(values, place, values[place - 1]), np.insert(counts, place, 1)
+            inverse += inverse >= place
+            inverse[label] = place
+        weight_of = np.zeros(len(values), dtype=np.int64)
+        weight_of[place] = 1
+        return values, inverse, counts, weight_of
+
+    def _label_codes(self, n: int) -> tuple[Int64, tuple[Fraction, ...]]:
+        """Which of the distinct label weights each class has, (k,), and what they are."""
+        classes = self.logits.shape[1]
+        if self.soft is not None:
+            labels = self.soft[n] + 0.0
+        else:
+            assert self.hard is not None
+            labels = np.zeros(classes)
+            labels[self.hard[n]] = 1.0
+        weight = np.ones(classes) if self.weight is None else self.weight
+        if self.mask is not None:
+            weight = np.where(self.mask[n], weight, 0.0)
+        pairs, inverse = np.unique(labels + 1j * weight, return_inverse=True)
+        found: dict[Fraction, int] = {}
+        code_of = [
+            found.setdefault((self.keep[n] * Fraction(y) + self.spread[n]) * Fraction(w), len(found))
+            for y, w in zip(pairs.real.tolist(), pairs.imag.tolist(), strict=True)
+        ]
+        return np.array(code_of, dtype=np.int64)[inverse.reshape(-1)], tuple(found)
+
+    def _label_weight(self, n: int) -> Fraction:
+        """q of the label's class, where it carries all the weight of its row."""
+        assert self.hard is not None
+        return self.keep[n] * (1 if self.weight is None else Fraction(float(self.weight[self.hard[n]])))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -254,7 +387,7 @@ class Problem:
     @cached_property
     def digest(self) -> str:
         """Tells this problem from others: over logits, labels, loss and format."""
-        described = [self.format.name, *sorted(f"{option.name}={option.value}" for option in self.loss)]
+        described = [self.format.name, *sorted(f"{option.name}={option.in_full}" for option in self.loss)]
         found = hashlib.sha256("\n".join([*described, str(self.logits.shape)]).encode())
         for array in (self.logits, self.labels):
             found.update(np.ascontiguousarray(array).tobytes())
@@ -262,7 +395,12 @@ class Problem:
 
     def take(self, rows: Int64) -> Problem:
         """Some rows of the problem, by number; under a mean each keeps its share of the whole."""
-        part = dataclasses.replace(self, logits=self.logits[rows], labels=self.labels[rows])
+        part = dataclasses.replace(
+            self,
+            logits=self.logits[rows],
+            labels=self.labels[rows],
+            loss=tuple(option.take(rows) for option in self.loss),
+        )
         part.__dict__["terms"] = self.terms.take(rows)
         return part
 
@@ -285,10 +423,19 @@ class Problem:
             hard=self.labels if is_hard else None,
             soft=None if is_hard else self.labels.astype(np.float64),
             kept=np.ones(self.rows, dtype=np.bool_),
+            keep=(Fraction(1),) * self.rows,
+            spread=(Fraction(0),) * self.rows,
+            upstream=(Fraction(1),) * self.rows,
         )
-        for option in sorted(self.loss, key=lambda option: option.stage):
-            terms = option.fold(terms)
-        _check_labels(terms)
+        in_order = sorted(self.loss, key=lambda option: option.stage)
+        for option in in_order:
+            if option.stage <= Stage.ROWS:
+                terms = option.fold(terms)
+        _check_labels(terms)  # what follows reads them
+        for option in in_order:
+            if option.stage > Stage.ROWS:
+                terms = option.fold(terms)
+        _check_sizes(terms)
         return terms
 
     @cached_property
@@ -296,7 +443,7 @@ class Problem:
         """The `RowStatus` of each row, (N,); ignored wins over undefined."""
         logits = self.terms.logits
         # NaN is not below infinity
-        defined = (logits < np.inf).all(axis=1) & (logits > -np.inf).any(axis=1)
+        defined = (logits < np.inf).all(axis=1) & (logits > -np.inf).any(axis=1) & (not self.terms.undefined)
         status = np.where(defined, RowStatus.JUDGED, RowStatus.UNDEFINED)
         return np.where(self.terms.kept, status, RowStatus.IGNORED).astype(np.int64)
 
@@ -342,7 +489,25 @@ def _check_labels(terms: Terms) -> None:
             raise InputError(
                 f"soft label {terms.soft[row, cls]:g} of row {row}, class {cls} is not a finite number >= 0"
             )
-        with np.errstate(over="ignore"):
+
+
+def _check_sizes(terms: Terms) -> None:
+    """Float64 estimates of everything must neither overflow nor underflow."""
+    with np.errstate(all="ignore"):
+        if terms.soft is not None:
             heavy = np.flatnonzero(terms.soft.sum(axis=1) > _HEAVIEST)
-        if heavy.size:
-            raise InputError(f"soft labels of row {int(heavy[0])} sum to more than {_HEAVIEST:g}")
+            if heavy.size:
+                raise InputError(f"soft labels of row {int(heavy[0])} sum to more than {_HEAVIEST:g}")
+        if terms.temperature == 1 and not terms.zeta:
+            return
+        logits = terms.logits.astype(np.float64)
+        largest = np.where(np.isfinite(logits), np.abs(logits), 0.0).max(axis=1)
+        if terms.softcap is None:
+            far = np.flatnonzero((largest / float(terms.temperature) > _FARTHEST) & terms.kept)
+            if far.size and terms.temperature != 1:
+                row = int(far[0])
+                raise InputError(f"a logit of row {row}, {largest[row]:g}, overflows when divided by the temperature")
+            square = np.flatnonzero((largest / float(terms.temperature) > _FARTHEST_SQUARE) & terms.kept)
+            if square.size and terms.zeta:
+                row = int(square[0])
+                raise InputError(f"a logit of row {row}, {largest[row]:g}, overflows when the z-loss squares it")

@@ -167,18 +167,19 @@ def _differences(
 
 def _float64(problem: Problem, row: int, cls: int, shape: Stencil, step: float) -> float:
     """The difference as gradient checkers take it: a stable loss, in double precision throughout."""
-    terms = problem.terms
-    logits = terms.logits[row].astype(np.float64)
-    labels = np.zeros(len(logits)) if terms.soft is None else terms.soft[row]
-    if terms.hard is not None:
-        labels[terms.hard[row]] = 1.0
+    terms = problem.take(np.array([row])).terms
+    logits, labels = terms.logits[0].astype(np.float64), terms.label_weights()[0]
+    zeta, scale = float(terms.zeta), float(terms.scale(0))
 
     def loss(by: float) -> float:
         moved = logits.copy()
         moved[cls] += by
+        if terms.softcap is not None:
+            moved = np.where(np.isneginf(moved), moved, float(terms.softcap) * np.tanh(moved / float(terms.softcap)))
+        moved = moved / float(terms.temperature)
         largest = moved.max()
         lse = largest + np.log(np.exp(moved - largest).sum())
-        return float((labels * (lse - np.where(labels != 0, moved, 0.0))).sum() * float(terms.scale))
+        return float((labels * (lse - np.where(labels != 0, moved, 0.0))).sum() + zeta * lse**2) * scale
 
     nodes = enumerate(shape.coefficients, start=1)
     return sum(float(c) * (loss(j * step) - loss(-j * step)) for j, c in nodes) / step

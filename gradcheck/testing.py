@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,7 +33,7 @@ def assert_gradient(
     labels: ArrayLike,
     *,
     tolerance: str = "stable",
-    loss: Sequence[str] = (),
+    loss: Sequence[str] | Mapping[str, object] = (),
     dtype: str | None = None,
     flush: bool = False,
 ) -> Result:
@@ -46,7 +46,8 @@ def assert_gradient(
         logits: (k,) or (N, k), in float16, bfloat16 (ml_dtypes), float32 or float64.
         labels: classes, (N,) or one number; or soft labels, (N, k).
         tolerance: as `--tolerance` takes it, for example "ulp:4".
-        loss: options as `--loss` takes them, for example ["reduction=mean"].
+        loss: options as `--loss` takes them, for example ["reduction=mean"]; or by name, with numbers and arrays as
+            their values, for example {"weight": np.array([0.3, 0.6])}.
         dtype: the format that the logits are cast to; None keeps their own.
         flush: whether flushed subnormals are accepted under "stable".
 
@@ -89,7 +90,10 @@ def each_case(*globs: str, dtypes: Sequence[str] = ("float32", "float64")) -> Ca
     return pytest.mark.parametrize("case", parameters)
 
 
-def _problem(logits: ArrayLike, labels: ArrayLike, loss: Sequence[str], dtype: str | None) -> Problem:
+def _problem(
+    logits: ArrayLike, labels: ArrayLike, loss: Sequence[str] | Mapping[str, object], dtype: str | None
+) -> Problem:
+    options = losses.given(loss) if isinstance(loss, Mapping) else losses.parse(loss)
     try:
         array, targets = np.atleast_2d(np.asarray(logits)), np.asarray(labels)
     except ValueError as error:
@@ -109,7 +113,7 @@ def _problem(logits: ArrayLike, labels: ArrayLike, loss: Sequence[str], dtype: s
         targets = np.atleast_1d(targets).astype(np.int64)
     else:
         targets = fmt.round_array(np.atleast_2d(targets).astype(np.float64))
-    return Problem(logits=array, labels=targets, format=fmt, loss=losses.parse(loss))
+    return Problem(logits=array, labels=targets, format=fmt, loss=options)
 
 
 def _checked(problem: Problem, candidate: Candidate, tolerance: str, *, flush: bool) -> Result:

@@ -65,20 +65,20 @@ def test_row_status_ignored_wins() -> None:
 def test_terms_by_hand() -> None:
     """Mean over the rows that are kept for hard labels, over all rows for soft ones; W is the labels' sum."""
     hard = make_problem([[0, 0]] * 4, [0, 7, 1, 7], loss=["reduction=mean", "ignore_index=7"])
-    assert hard.terms.scale == Fraction(1, 2)
+    assert hard.terms.scale(0) == Fraction(1, 2)
     soft = make_problem([[0, 0]] * 3, [[0.5, 0.75]] * 3, loss=["reduction=mean"])
-    assert soft.terms.scale == Fraction(1, 3)
+    assert soft.terms.scale(0) == Fraction(1, 3)
     row = soft.distinct[0]
     assert row is not None
     assert row.total_q == Fraction(5, 4)
-    assert make_problem([[0, 0]] * 3, [0, 1, 0], loss=["reduction=sum"]).terms.scale == 1
+    assert make_problem([[0, 0]] * 3, [0, 1, 0], loss=["reduction=sum"]).terms.scale(0) == 1
     empty = make_problem([[0, 0]], [9], loss=["reduction=mean", "ignore_index=9"])
     assert math.isnan(empty.terms.empty_loss)
 
 
 def test_options_compose_in_one_order() -> None:
     one, other = (
-        make_problem([[0, 0]] * 3, [0, 5, 1], loss=loss).terms.scale
+        make_problem([[0, 0]] * 3, [0, 5, 1], loss=loss).terms.scale(0)
         for loss in (["reduction=mean", "ignore_index=5"], ["ignore_index=5", "reduction=mean"])
     )
     assert one == other == Fraction(1, 2)
@@ -98,7 +98,7 @@ def test_distinct_pairs() -> None:
 def test_rows_taken_out_keep_their_share_of_the_mean() -> None:
     problem = make_problem([[0, 1], [2, 0], [0, 0]], [0, 1, 0], loss=["reduction=mean"])
     part = problem.take(np.array([2]))
-    assert part.terms.scale == Fraction(1, 3)
+    assert part.terms.scale(0) == Fraction(1, 3)
     assert part.logits.tolist() == [[0, 0]]
 
 

@@ -78,7 +78,7 @@ def test_functions_that_take_options_get_them() -> None:
         return gradient
 
     assert_gradient(mine, LOGITS, [0, -100], loss=["ignore_index=-100", "reduction=mean"])
-    assert seen == {"ignore_index": "-100", "reduction": "mean"}
+    assert seen == {"ignore_index": -100, "reduction": "mean"}
     with pytest.raises(GradientError, match="skipped, sound takes no loss options, and the loss has ignore_index"):
         assert_gradient(sound, LOGITS, [0, -100], loss=["ignore_index=-100"])
 

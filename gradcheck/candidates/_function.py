@@ -1,8 +1,8 @@
 """A function of the user's own as a candidate.
 
 It takes logits (N, k) and labels, (N,) or (N, k), as NumPy arrays of the problem's format, and returns the gradient of
-the sum over rows, (N, k); a mean is taken of it here. One with a third parameter gets the loss options by name, and
-returns the gradient of exactly that loss.
+the sum over rows, (N, k); a mean is taken of it here. One with a third parameter gets the loss options by name, numbers
+as numbers and arrays as arrays of the problem's format, and returns the gradient of exactly that loss.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ def gradient(function: Function, problem: Problem) -> Array:
     """
     arguments = [problem.logits.copy(), problem.labels.copy()]
     whole = _takes_options(function)
+    options = [option for option in problem.loss if option.stage is not Stage.LAYOUT]
     if whole:
-        found = function(*arguments, {option.name: option.value for option in problem.loss})
+        found = function(*arguments, {option.name: option.argument(problem.format) for option in options})
     else:
-        others = [option.name for option in problem.loss if option.stage is not Stage.SCALE]
+        others = [option.name for option in options if option.stage is not Stage.MEAN]
         if others:
             raise NotApplicableError(f"{function.name} takes no loss options, and the loss has {', '.join(others)}")
         found = function(*arguments)
     array = array_of(function, found)
-    scale = problem.terms.scale
-    if not whole and scale != 1:
-        array = (array.astype(np.float64) / float(1 / scale)).astype(array.dtype)
+    divisor = problem.terms.divisor
+    if not whole and divisor is not None:
+        array = (array.astype(np.float64) / float(divisor)).astype(array.dtype) if divisor else array * 0
     return array
 
 

@@ -5,7 +5,9 @@ Summing in a half format itself is one of the mistakes that gradcheck looks for,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,16 +17,72 @@ from gradcheck.problem import Problem
 Softmax = Callable[[Array, Format], Array]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parts:
+    """What the gradient s·f'·[(W + 2ζ·lse)·p − q] is made from, computed in one format.
+
+    Attributes:
+        z: transformed logits, (N, k); slope: f', (N, k), or a number.
+        weight: W + 2ζ·lse, (N, 1), in the format's accumulator.
+        labels: q, (N, k); or (N, 1) where a single class carries it, `true`, (N,), which is None otherwise.
+    """
+
+    z: Array
+    slope: Array
+    weight: Array
+    labels: Array
+    true: Array | None
+
+
 def gradient(problem: Problem, softmax: Softmax, fmt: Format | None = None) -> Array:
-    """s·(W·p − q), (N, k), computed in `fmt` (the problem's own, unless given)."""
-    fmt = fmt or problem.format
-    probabilities = softmax(problem.logits.astype(fmt.dtype), fmt)
-    return finish(problem, minus_labels(problem, probabilities))
+    """s·f'·[(W + 2ζ·lse)·p − q], (N, k), computed in `fmt` (the problem's own, unless given)."""
+    found = parts(problem, fmt or problem.format)
+    return finish(problem, found, minus_labels(found, softmax(found.z, fmt or problem.format)))
+
+
+def parts(problem: Problem, fmt: Format, *, exact_slope: bool = False) -> Parts:
+    """What the gradient is made from.
+
+    Args:
+        exact_slope: sech² for the slope of a softcap, not 1 − tanh² as usual, which loses it near the cap.
+    """
+    terms, wide = problem.terms, accumulator(fmt)
+    logits = terms.logits.astype(fmt.dtype)
+    z, slope = logits, np.ones((), fmt.dtype)
+    if terms.softcap is not None:
+        cap = fmt.dtype.type(float(terms.softcap))
+        ratio = logits / cap
+        tanh = np.tanh(ratio)
+        # a mask stays a mask under the cap
+        z = np.where(np.isneginf(logits), logits, cap * tanh)
+        slope = np.cosh(ratio) ** fmt.dtype.type(-2) if exact_slope else 1 - tanh * tanh
+    if terms.temperature != 1:
+        temperature = fmt.dtype.type(float(terms.temperature))
+        z, slope = z / temperature, slope / temperature
+    true, labels = terms.hard, np.ones((problem.rows, 1))
+    if terms.plain_labels:
+        if terms.weight is not None:
+            labels = terms.weight[terms.hard][:, None]
+        weight = labels
+    else:
+        true, labels = None, terms.label_weights()
+        weight = labels.sum(axis=1, keepdims=True)
+    weight = weight.astype(wide)
+    if terms.zeta:
+        largest = z.max(axis=1, keepdims=True).astype(wide)
+        lse = largest + np.log(np.exp(z.astype(wide) - largest).sum(axis=1, keepdims=True))
+        weight = weight + wide.type(float(2 * terms.zeta)) * lse
+    return Parts(z=z, slope=np.asarray(slope), weight=weight, labels=labels.astype(fmt.dtype), true=true)
+
+
+def accumulator(fmt: Format) -> np.dtype[np.generic]:
+    """The dtype in which sums over classes are made."""
+    return named(fmt.accumulator).dtype
 
 
 def row_sum(values: Array, fmt: Format) -> Array:
     """Σ over classes, (N, 1), in the accumulator's dtype."""
-    return np.asarray(np.sum(values, axis=1, keepdims=True, dtype=named(fmt.accumulator).dtype))
+    return np.asarray(np.sum(values, axis=1, keepdims=True, dtype=accumulator(fmt)))
 
 
 def divide(values: Array, total: Array, fmt: Format) -> Array:
@@ -37,27 +95,29 @@ def shift(logits: Array) -> Array:
     return np.asarray(logits - logits.max(axis=1, keepdims=True))
 
 
-def minus_labels(problem: Problem, probabilities: Array) -> Array:
-    """W·p − q in the dtype of `probabilities`, which is overwritten for hard labels."""
-    hard = problem.terms.hard
-    if hard is not None:
-        probabilities[np.arange(problem.rows), hard] -= probabilities.dtype.type(1)
-        return probabilities
-    labels = problem.labels.astype(probabilities.dtype)
-    return np.asarray(label_total(problem).astype(probabilities.dtype) * probabilities - labels)
+def minus_labels(found: Parts, probabilities: Array) -> Array:
+    """(W + 2ζ·lse)·p − q in the dtype of `probabilities`, which may be overwritten."""
+    dtype = probabilities.dtype
+    if (found.weight != 1).any():
+        probabilities = (probabilities * found.weight).astype(dtype)
+    if found.true is None:
+        return np.asarray(probabilities - found.labels.astype(dtype))
+    probabilities[np.arange(len(probabilities)), found.true] -= found.labels[:, 0].astype(dtype)
+    return probabilities
 
 
-def label_total(problem: Problem) -> Array:
-    """W of each row of soft labels, (N, 1), in float64."""
-    return np.asarray(np.sum(problem.labels, axis=1, keepdims=True, dtype=np.float64))
-
-
-def finish(problem: Problem, inner: Array) -> Array:
-    """Scales by s, and sets the rows that are ignored to 0."""
+def finish(problem: Problem, found: Parts, inner: Array) -> Array:
+    """Multiplies by f' and s, and sets the rows that are ignored, and the classes that are masked, to 0."""
     terms = problem.terms
-    if terms.scale != 1:
-        wide = named(problem.format.accumulator).dtype if inner.itemsize < 4 else inner.dtype
+    if found.slope.ndim or found.slope != 1:
+        inner = (inner * found.slope).astype(inner.dtype)
+    wide = accumulator(problem.format) if inner.itemsize < 4 else inner.dtype
+    if any(factor != 1 for factor in terms.upstream):
+        above = np.array([float(factor) for factor in terms.upstream])[:, None].astype(wide)
+        inner = (inner.astype(wide) * above).astype(inner.dtype)
+    if terms.divisor is not None:
         # a count of rows divides with one rounding; its reciprocal would multiply with two
-        inner = (inner.astype(wide) / wide.type(float(1 / terms.scale))).astype(inner.dtype)
+        by = wide.type(float(terms.divisor) if terms.divisor else math.inf)
+        inner = (inner.astype(wide) / by).astype(inner.dtype)
     inner[~terms.kept] = 0
-    return inner
+    return inner if terms.mask is None else np.where(terms.mask, inner, inner.dtype.type(0))

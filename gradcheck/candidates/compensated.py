@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradcheck.candidates import _numpy
-from gradcheck.formats import Array, named
+from gradcheck.formats import Array
 from gradcheck.problem import Problem
 
 _FAR = 1e4
@@ -17,28 +17,27 @@ _FAR = 1e4
 
 def gradient(problem: Problem) -> Array:
     """The gradient, (N, k), in the problem's format."""
-    fmt, terms = problem.format, problem.terms
-    wide = named(fmt.accumulator).dtype
-    shifted = _numpy.shift(problem.logits)
+    fmt = problem.format
+    wide = _numpy.accumulator(fmt)
+    found = _numpy.parts(problem, fmt, exact_slope=True)
+    shifted = _numpy.shift(found.z)
     exps = np.exp(shifted)
     rows = np.arange(problem.rows)
     # In the accumulator's range: many classes that a half format flushes one by one still count together
     others = np.exp(shifted.astype(wide))
     total = np.asarray(others.sum(axis=1, keepdims=True))
-    if terms.hard is not None:
-        true = terms.hard
-        weight = label = np.ones((problem.rows, 1), dtype=wide)
+    if found.true is not None:
+        true, label = found.true, found.labels.astype(wide)
     else:
-        true = np.argmax(problem.labels, axis=1)
-        label = problem.labels[rows, true][:, None].astype(wide)
-        weight = _numpy.label_total(problem).astype(wide)
+        true = np.argmax(found.labels, axis=1)
+        label = found.labels[rows, true][:, None].astype(wide)
     probability = others[rows, true][:, None] / total
     # The others relative to their own maximum: where each of them is subnormal, their sum need not be
     apart = shifted.astype(wide)
     apart[rows, true] = -np.inf
     second = np.maximum(apart.max(axis=1, keepdims=True), -_FAR)
     rest = np.exp(apart - second).sum(axis=1, keepdims=True) / total * np.exp(second / 2) * np.exp(second / 2)
-    inner = _numpy.minus_labels(problem, _numpy.divide(exps, total, fmt))
+    inner = _numpy.minus_labels(found, _numpy.divide(exps, total, fmt))
     # W·p − q = (W − q)·p − q·(1 − p), where 1 − p is the sum of the others
-    inner[rows, true] = ((weight - label) * probability - label * rest)[:, 0].astype(fmt.dtype)
-    return _numpy.finish(problem, inner)
+    inner[rows, true] = ((found.weight - label) * probability - label * rest)[:, 0].astype(fmt.dtype)
+    return _numpy.finish(problem, found, inner)

@@ -49,9 +49,13 @@ class Source:
     loss: Annotated[
         list[str] | None,
         typer.Option(
-            help="A loss option, such as reduction=mean or ignore_index=-100; repeatable.",
+            help="A loss option, such as reduction=mean or label_smoothing=0.1; repeatable.",
             metavar="KEY=VALUE",
         ),
+    ] = None
+    axis: Annotated[
+        int | None,
+        typer.Option(help="The axis of the classes, where logits have more than two; as --loss axis=N.", metavar="N"),
     ] = None
     input_format: Annotated[
         str | None,

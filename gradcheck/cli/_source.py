@@ -10,7 +10,7 @@ import numpy as np
 from gradcheck import candidates, cases, distributions, files, formats, losses
 from gradcheck.candidates import Candidate
 from gradcheck.cli._options import Source
-from gradcheck.exact import whole
+from gradcheck.exact import Texts, whole
 from gradcheck.exceptions import InputError, UsageError
 from gradcheck.formats import Array, Format, Int64
 from gradcheck.problem import Problem
@@ -28,7 +28,8 @@ def load(
     notes: list[str] = []
     own: Array | None = None
     gradient: Array | None = None
-    options = losses.parse(source.loss or [])
+    others: files.Contents = {}
+    asked = losses.ask([*(source.loss or []), *([] if source.axis is None else [f"axis={source.axis}"])])
     if source.case is not None:
         fmt = formats.named(source.dtype or "float32")
         (case, *more) = cases.select(source.case)
@@ -39,29 +40,52 @@ def load(
         made = case.problem(fmt)
         if made is None:
             raise UsageError(f"case '{case.name}' has logits that {fmt.name} cannot hold")
-        name, array, own, options = case.name, made.logits, made.labels, options or made.loss
+        name, array, own = case.name, made.logits, made.labels
+        asked = asked if asked.texts else losses.ask(case.loss)
+        layout = files.Layout.of(array.shape)
     elif source.generate is not None:
         fmt = formats.named(source.dtype or "float32")
         chosen = {"classes": source.classes, "scale": source.scale, "seed": source.seed, "rows": _count(source.rows)}
         drawn = distributions.DEFAULTS | {key: value for key, value in chosen.items() if value is not None}
         array, own = distributions.generate(source.generate, fmt=fmt, **drawn)
         name = f"{source.generate}-{array.shape[0]}x{array.shape[1]}-seed-{drawn['seed']}"
+        layout = files.Layout.of(array.shape)
     else:
         assert logits is not None
-        loaded = files.load(logits, input_format=source.input_format, dtype=source.dtype, gradient_dtype=gradient_dtype)
+        loaded = files.load(
+            logits,
+            input_format=source.input_format,
+            dtype=source.dtype,
+            gradient_dtype=gradient_dtype,
+            axis=asked.axis,
+            others=asked.references,
+        )
         array, own, gradient, fmt = loaded.logits, loaded.labels, loaded.gradient, loaded.format
+        layout, others = loaded.layout, loaded.others
         notes += loaded.notes
         name = logits
-    labels, note = _labels(source, array, own, fmt)
+    labels, note = _labels(source, array, own, layout, fmt)
     notes += [note] if note else []
+
+    def read(name: str, text: str) -> Array | Texts:
+        if not text.startswith("@"):
+            return files.load_other(text, name, layout)
+        if text[1:] not in others:
+            raise UsageError(f"there is no file of logits, and no array '{text[1:]}' in it")
+        return others[text[1:]]
+
+    options = asked.options(read)
+    if "weight" in others and "weight" not in asked.texts:
+        options = (*options, losses.of_array("weight", others["weight"]))
+        notes.append("the file's array 'weight' holds class weights, and is taken as --loss weight=@weight")
     try:
         problem = Problem(logits=array, labels=labels, format=fmt, loss=options)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     gradients = [] if gradient is None else [candidates.given("gradient in the file", gradient)]
     if source.gradient is not None:
-        read = files.load_gradient(source.gradient, array.shape, gradient_dtype, fmt)
-        gradients.append(candidates.given(source.gradient, read))
+        found = files.load_gradient(source.gradient, layout, gradient_dtype, fmt)
+        gradients.append(candidates.given(source.gradient, found))
     return name, problem, gradients, notes
 
 
@@ -110,7 +134,9 @@ def _exclusive(logits: str | None, source: Source, *, seeded: bool) -> None:
         raise UsageError("--input-format goes with a file of logits")
 
 
-def _labels(source: Source, logits: Array, own: Array | None, fmt: Format) -> tuple[Array, str | None]:
+def _labels(
+    source: Source, logits: Array, own: Array | None, layout: files.Layout, fmt: Format
+) -> tuple[Array, str | None]:
     wanted = source.labels
     if wanted is None:
         if own is None:
@@ -125,7 +151,7 @@ def _labels(source: Source, logits: Array, own: Array | None, fmt: Format) -> tu
         return np.full(logits.shape[0], whole(wanted), dtype=np.int64), None
     except ValueError:  # no number, so a file
         pass
-    return files.load_labels(wanted, logits.shape, fmt)
+    return files.load_labels(wanted, layout, fmt)
 
 
 def _count(rows: str | None) -> int | None:

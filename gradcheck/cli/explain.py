@@ -76,17 +76,17 @@ def _explained(name: str, topics: dict[str, dict[str, str]]) -> str:
     if not found:
         raise UnknownNameError("name", name, [entry for entries in topics.values() for entry in entries])
     if name in candidates.names():
-        found.append(candidates.story(name))
+        found += ["", candidates.story(name)]
     if name in losses.names():
-        found.append(losses.story(name))
+        found += ["", losses.story(name)]
     if name == "reference":
-        found.append(reference.story())
+        found += ["", reference.story()]
     if name in topics["steps"]:
         found.append(f"gradcheck derive --case plain-3 --show {name} shows it.")
     case = cases.catalogue().get(name)
     if case is not None:
         found.append(_numbers(case))
-    return "\n".join(part for part in found if part)
+    return "\n".join(found).rstrip("\n")
 
 
 def _numbers(case: object) -> str:

@@ -26,7 +26,7 @@ from gradcheck.formats import Array, Float64, Format, Int64
 from gradcheck.functions import Function
 from gradcheck.losses import reduction
 from gradcheck.metrics import Comparison, decide, measure, ratio
-from gradcheck.problem import Problem, RowStatus
+from gradcheck.problem import Problem, RowStatus, Stage
 from gradcheck.reference import Reference, Settings
 from gradcheck.reference.values import Values
 from gradcheck.results import Crashed, Judged, Outcome, ReferenceFacts, Result, Skipped, StepFacts, verdict_of
@@ -43,6 +43,8 @@ _FEWEST = 4
 _TARGET_BITS = 40
 """G of the reference of the steps that end in the gradient, so that none of them stays undecided."""
 _BUILT_IN = "built-in"
+_OTHER = (Stage.CLASSES, Stage.LABELS, Stage.LOGITS, Stage.EXTRA, Stage.ABOVE)
+"""Stages of a loss option that make the loss another than plain cross-entropy."""
 
 PIECES = tuple(dict.fromkeys(step.piece for step in STEPS if step.piece))
 """What functions of the user's own may take the place of."""
@@ -99,7 +101,7 @@ class Derivation:
         flush: bool = False,
         seed: int = 0,
     ) -> None:
-        other = [option.name for option in problem.loss if option.name not in ("reduction", "ignore_index")]
+        other = [option.name for option in problem.loss if option.stage in _OTHER]
         if other:
             raise InputError(f"the derivation is that of plain cross-entropy, not with {', '.join(other)}")
         for piece in pieces:

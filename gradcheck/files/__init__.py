@@ -1,14 +1,16 @@
 """Files of logits, labels and gradients: one file here for each file format, named as its suffix.
 
-A file defines `read(stream) -> {name: array}` and `write(stream, logits, labels)`. A reader says what stands in the
-file and no more; what a number means in a floating-point format is decided here, once.
+A file defines `read(stream, names) -> {name: array}`, which may leave out arrays of other names, and `write(stream,
+logits, labels)`. A reader says what stands in the file and no more; what a number means in a floating-point format is
+decided here, once.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,7 +21,7 @@ from typing import BinaryIO
 import numpy as np
 
 from gradcheck import formats, plugins, writing
-from gradcheck.exact import parse
+from gradcheck.exact import Texts, parse
 from gradcheck.exceptions import InputError, UsageError
 from gradcheck.formats import Array, Format
 
@@ -27,15 +29,74 @@ LONE = ""
 """The name of an array in a file that holds no names."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Texts:
-    """Numbers as they were written, so that each is rounded once, into the format it is meant for."""
-
-    cells: list[str]
-    shape: tuple[int, ...]
-
-
 Contents = Mapping[str, Array | Texts]
+
+_NAMES = ("logits", "labels", "weight", "gradient")
+"""What is read without being asked for; other arrays of a file are left alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where the classes stand in arrays of any number of axes, whose other axes are rows.
+
+    Attributes:
+        shape: of the logits, as they stand in their file.
+        axis: of the classes, from 0.
+    """
+
+    shape: tuple[int, ...]
+    axis: int
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], axis: int | None = None) -> Layout:
+        """The layout of logits of a shape.
+
+        Raises:
+            InputError: where the axis is not there, or has to be said and is not.
+        """
+        if 0 in shape:
+            raise InputError(f"logits have shape {shape}: there is nothing to check")
+        if len(shape) < 2:
+            if not shape:
+                raise InputError("logits have shape (); expected (classes,) or (rows, classes)")
+            return cls(shape=shape, axis=0)
+        if axis is None and len(shape) > 2:
+            raise InputError(
+                f"logits have shape {shape}: say which axis holds the classes, --axis 1 as PyTorch and ONNX have it, "
+                "or --axis -1"
+            )
+        axis = -1 if axis is None else axis
+        if not -len(shape) <= axis < len(shape):
+            raise InputError(f"logits have shape {shape}, and no axis {axis}")
+        return cls(shape=shape, axis=axis % len(shape))
+
+    @property
+    def outer(self) -> tuple[int, ...]:
+        """The shape of the axes that are rows."""
+        return self.shape[: self.axis] + self.shape[self.axis + 1 :]
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """The shape of the logits as rows, (N, k)."""
+        return math.prod(self.outer), self.shape[self.axis]
+
+    @property
+    def note(self) -> str | None:
+        """How rows are numbered, where there is more to it than one axis."""
+        if len(self.shape) < 3:
+            return None
+        return (
+            f"classes are along axis {self.axis} of {self.shape}; rows are counted through the other axes, {self.outer}"
+        )
+
+    def arrange(self, raw: Array | Texts) -> Array | Texts:
+        """Arrays of the logits' own shape as (N, k), such of a number for each row as (N,), others as they are."""
+        if len(self.shape) < 2 or raw.shape not in (self.shape, self.outer):
+            return raw
+        array = np.array(raw.cells, dtype=object).reshape(raw.shape) if isinstance(raw, Texts) else raw
+        by_class = raw.shape == self.shape
+        array = np.moveaxis(array, self.axis, -1).reshape(self.rows) if by_class else array.reshape(-1)
+        return Texts(cells=array.ravel().tolist(), shape=array.shape) if isinstance(raw, Texts) else array
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,12 +107,16 @@ class Loaded:
         logits: (N, k) in the format's dtype.
         labels: (N,) int64 or (N, k) in the format's dtype, if the file has any.
         gradient: (N, k) in a dtype of its own, if the file has one.
+        layout: how they stood in the file.
+        others: the class weights, if the file has any, and what else was asked for, by name.
         notes: what a reader of the report must know: casts, arrays left alone.
     """
 
     logits: Array
     labels: Array | None
     gradient: Array | None
+    layout: Layout
+    others: Contents
     format: Format
     notes: tuple[str, ...]
 
@@ -67,7 +132,13 @@ def summary(name: str) -> str:
 
 
 def load(
-    path: str, *, input_format: str | None = None, dtype: str | None = None, gradient_dtype: str | None = None
+    path: str,
+    *,
+    input_format: str | None = None,
+    dtype: str | None = None,
+    gradient_dtype: str | None = None,
+    axis: int | None = None,
+    others: Sequence[str] = (),
 ) -> Loaded:
     """Logits, and what comes with them.
 
@@ -76,43 +147,50 @@ def load(
         input_format: one of `names()`; None goes by the suffix.
         dtype: a format's name; casts, or says what bit patterns are.
         gradient_dtype: says what bit patterns of a gradient are.
+        axis: of the classes.
+        others: names of arrays that are wanted, too.
 
     Raises:
         InputError: for anything in the file that cannot be logits.
     """
-    contents = _read(path, input_format, "--input-format")
+    contents = _read(path, input_format, "--input-format", others)
     with _naming(path):
         raw = _array(contents, "logits")
-        if "weight" in contents:
-            raise InputError("holds class weights ('weight'), and weighted losses are not supported yet")
-        logits, fmt, note = _floats(raw, "logits", formats.named(dtype) if dtype else None, "--dtype")
-        notes = [note] if note else []
-        if logits.ndim == 1:
-            logits = logits[None, :]
-        if logits.ndim != 2:
-            raise InputError(f"logits have shape {logits.shape}; expected (classes,) or (rows, classes)")
-        if 0 in logits.shape:
-            raise InputError(f"logits have shape {logits.shape}: there is nothing to check")
+        layout = Layout.of(raw.shape, axis)
+        logits, fmt, note = _floats(layout.arrange(raw), "logits", formats.named(dtype) if dtype else None, "--dtype")
+        notes = [said for said in (note, layout.note) if said]
         labels = None
         if "labels" in contents:
-            labels, note = _labels(contents["labels"], logits.shape, fmt)
+            labels, note = _labels(contents["labels"], layout, fmt)
             notes += [note] if note else []
         gradient = None
         if "gradient" in contents:
-            gradient = _gradient(contents["gradient"], logits.shape, gradient_dtype, fmt)
-    return Loaded(logits=logits, labels=labels, gradient=gradient, format=fmt, notes=tuple(notes))
+            gradient = _gradient(contents["gradient"], layout, gradient_dtype, fmt)
+        found = {name: _other(contents[name], name, layout) for name in ("weight", *others) if name in contents}
+        missing = [name for name in others if name not in contents]
+        if missing:
+            raise InputError(f"holds no array named '{missing[0]}'")
+    return Loaded(
+        logits=logits.reshape(layout.rows),
+        labels=labels,
+        gradient=gradient,
+        layout=layout,
+        others=found,
+        format=fmt,
+        notes=tuple(notes),
+    )
 
 
-def load_labels(path: str, shape: tuple[int, ...], fmt: Format) -> tuple[Array, str | None]:
-    """Labels for logits of `shape` from a file of their own, and a note if they were cast."""
+def load_labels(path: str, layout: Layout, fmt: Format) -> tuple[Array, str | None]:
+    """Labels for logits of that layout from a file of their own, and a note if they were cast."""
     contents = _read(path, None)
     with _naming(path):
         raw = _array(contents, "labels")
-        return _labels(raw, shape, fmt)
+        return _labels(raw, layout, fmt)
 
 
-def load_gradient(path: str, shape: tuple[int, ...], dtype: str | None, fmt: Format) -> Array:
-    """A gradient of `shape` from a file, in its own dtype.
+def load_gradient(path: str, layout: Layout, dtype: str | None, fmt: Format) -> Array:
+    """A gradient (N, k) from a file, in its own dtype, laid out there as the logits are.
 
     Args:
         dtype: what its bit patterns are; also the format that its text is read in, in place of `fmt`.
@@ -120,7 +198,19 @@ def load_gradient(path: str, shape: tuple[int, ...], dtype: str | None, fmt: For
     contents = _read(path, None)
     with _naming(path):
         raw = _array(contents, "gradient")
-        return _gradient(raw, shape, dtype, fmt)
+        return _gradient(raw, layout, dtype, fmt)
+
+
+def load_other(path: str, name: str, layout: Layout) -> Array | Texts:
+    """An array that a loss option takes, from a file of its own: the lone one there, or that of the option's name."""
+    contents = _read(path, None, others=(name,))
+    with _naming(path):
+        raw = _array(contents, name)
+        if len(raw.shape) == 2 and 1 in raw.shape and raw.shape != layout.rows:
+            # a column, or a line, of delimited text
+            size = (math.prod(raw.shape),)
+            raw = Texts(cells=raw.cells, shape=size) if isinstance(raw, Texts) else raw.reshape(size)
+        return _other(raw, name, layout)
 
 
 def save(path: Path, logits: Array, labels: Array) -> None:
@@ -131,8 +221,13 @@ def save(path: Path, logits: Array, labels: Array) -> None:
     writing.replace(path, buffer.getvalue())
 
 
-def _read(path: str, input_format: str | None, flag: str | None = None) -> Contents:
-    """What the file holds; `flag` is the option that could have named its format, if there is one."""
+def _read(path: str, input_format: str | None, flag: str | None = None, others: Sequence[str] = ()) -> Contents:
+    """What the file holds of the arrays that are known or wanted by name.
+
+    Args:
+        flag: the option that could have named its format, if there is one.
+        others: names that are wanted beside those that are known.
+    """
     if path == "-" and flag is None:
         raise UsageError("standard input is for the logits; labels and gradients come from files")
     if path == "-" and input_format is None:
@@ -152,7 +247,7 @@ def _read(path: str, input_format: str | None, flag: str | None = None) -> Conte
             if not stream.read(1):
                 raise InputError("is empty")
             stream.seek(0)
-            contents: Contents = module.read(stream)
+            contents: Contents = module.read(stream, (*_NAMES, *others))
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror or error})") from None
         except RecursionError:
@@ -223,9 +318,17 @@ def _floats(raw: Array | Texts, what: str, wanted: Format | None, flag: str) -> 
     return cast, fmt, f"{what} were cast from {raw.dtype} to {fmt.name}{overflow}"
 
 
-def _gradient(raw: Array | Texts, shape: tuple[int, ...], dtype: str | None, fmt: Format) -> Array:
+def _other(raw: Array | Texts, name: str, layout: Layout) -> Array | Texts:
+    """An array of numbers as it stands, but for its layout."""
+    if not isinstance(raw, Texts) and raw.dtype.kind not in "biuf" and formats.of_dtype(raw.dtype) is None:
+        raise InputError(f"{name}: the numbers are {raw.dtype}; expected one of {', '.join(formats.FORMATS)}")
+    return layout.arrange(raw)
+
+
+def _gradient(raw: Array | Texts, layout: Layout, dtype: str | None, fmt: Format) -> Array:
     """A gradient in its own dtype; text is read in `dtype`, or in the problem's format."""
-    flag = "--gradient-dtype"
+    flag, was, shape = "--gradient-dtype", raw.shape, layout.rows
+    raw = layout.arrange(raw)
     meant = formats.named(dtype) if dtype else None
     if isinstance(raw, Texts):
         gradient = _floats(raw, "gradient", meant or fmt, flag)[0]
@@ -236,23 +339,26 @@ def _gradient(raw: Array | Texts, shape: tuple[int, ...], dtype: str | None, fmt
     if gradient.shape == shape[1:] and shape[0] == 1:
         gradient = gradient[None, :]
     if gradient.shape != shape:
-        raise InputError(f"the gradient has shape {gradient.shape}, the logits {shape}")
+        raise InputError(f"the gradient has shape {was}, the logits {layout.shape}")
     return gradient
 
 
-def _labels(raw: Array | Texts, shape: tuple[int, ...], fmt: Format) -> tuple[Array, str | None]:
+def _labels(raw: Array | Texts, layout: Layout, fmt: Format) -> tuple[Array, str | None]:
     """Hard labels (N,) as int64, or soft labels (N, k) in the format's dtype, and a note if they were cast."""
+    raw, shape = layout.arrange(raw), layout.rows
     rows = shape[0]
     # numbers of the logits' own shape are soft labels, whole or not, unless each row has but one
     whole = (raw.shape != shape or shape == (rows, 1)) and _whole(raw)
-    by_row = raw.shape in ((), (rows,), (rows, 1))
+    single = raw.shape in ((), (rows,), (rows, 1))
     if not whole and (raw.shape == shape or (rows == 1 and raw.shape == shape[1:])):
         values, _, note = _floats(raw, "labels", fmt, "--dtype")
         return values.reshape(shape), note
-    if not by_row:
+    if not single:
+        where = f", with classes along axis {layout.axis}," if len(layout.shape) > 2 else ""
+        by_row, soft = (layout.outer, layout.shape) if len(layout.shape) > 1 else ((1,), shape)
         raise InputError(
-            f"labels have shape {raw.shape}; logits of shape {shape} need ({rows},) (a class for each row) "
-            f"or {shape} (soft labels)"
+            f"labels have shape {raw.shape}; logits of shape {layout.shape}{where} need {by_row} "
+            f"(a class for each row) or {soft} (soft labels)"
         )
     if not whole:
         shown = f"'{raw.cells[0][:40]}', …" if isinstance(raw, Texts) else str(raw.dtype)

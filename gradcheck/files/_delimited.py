@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from gradcheck import files
-from gradcheck.exact import is_number
+from gradcheck.exact import Texts, is_number
 from gradcheck.exceptions import InputError
 from gradcheck.formats import Array
 
@@ -41,7 +41,7 @@ def read(stream: BinaryIO, delimiter: str) -> files.Contents:
     if "labels" not in header:
         return {files.LONE: _texts(rows)}
     at = header.index("labels")
-    labels = files.Texts(cells=[row[at] for row in rows], shape=(len(rows),))
+    labels = Texts(cells=[row[at] for row in rows], shape=(len(rows),))
     rest = [row[:at] + row[at + 1 :] for row in rows]
     return {"labels": labels} if width == 1 else {files.LONE: _texts(rest), "labels": labels}
 
@@ -92,5 +92,5 @@ def _short(cell: str) -> str:
     return cell if len(cell) <= 40 else cell[:37] + "..."
 
 
-def _texts(rows: list[list[str]]) -> files.Texts:
-    return files.Texts(cells=[cell for row in rows for cell in row], shape=(len(rows), len(rows[0])))
+def _texts(rows: list[list[str]]) -> Texts:
+    return Texts(cells=[cell for row in rows for cell in row], shape=(len(rows), len(rows[0])))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradcheck import files
+from gradcheck.exact import Texts
 from gradcheck.exceptions import InputError
 from gradcheck.formats import Array
 
@@ -36,26 +36,26 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def texts(value: Any, name: str) -> files.Texts:
+def texts(value: Any, name: str) -> Texts:
     """A nested list of numbers, or of strings that are numbers, as an array of text.
 
     Raises:
         InputError: where it is ragged or holds anything else.
     """
     if isinstance(value, str):
-        return files.Texts(cells=[value], shape=())
+        return Texts(cells=[value], shape=())
     if not isinstance(value, list):
         raise InputError(f"'{name}' holds {_kind(value)} where a number or a list is expected")
     if not any(isinstance(item, list) for item in value):
         for place, item in enumerate(value):
             if not isinstance(item, str):
                 raise InputError(f"'{name}' holds {_kind(item)} at place {place} where a number is expected")
-        return files.Texts(cells=value, shape=(len(value),))
+        return Texts(cells=value, shape=(len(value),))
     rows = [texts(item, name) for item in value]
     for place, row in enumerate(rows):
         if row.shape != rows[0].shape:
             raise InputError(f"'{name}' is ragged: row {place} has shape {row.shape}, row 0 {rows[0].shape}")
-    return files.Texts(cells=[cell for row in rows for cell in row.cells], shape=(len(rows), *rows[0].shape))
+    return Texts(cells=[cell for row in rows for cell in row.cells], shape=(len(rows), *rows[0].shape))
 
 
 def _kind(value: Any) -> str:

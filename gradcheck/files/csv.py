@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from gradcheck import files
@@ -9,7 +10,7 @@ from gradcheck.files import _delimited
 from gradcheck.formats import Array
 
 
-def read(stream: BinaryIO) -> files.Contents:
+def read(stream: BinaryIO, names: Sequence[str]) -> files.Contents:
     """The rows, and the labels where the header names them."""
     return _delimited.read(stream, ",")
 

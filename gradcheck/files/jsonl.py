@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from gradcheck import files
@@ -10,10 +11,8 @@ from gradcheck.exceptions import InputError
 from gradcheck.files import _delimited, _nested
 from gradcheck.formats import Array
 
-_NAMES = ("logits", "labels", "gradient")
 
-
-def read(stream: BinaryIO) -> files.Contents:
+def read(stream: BinaryIO, names: Sequence[str]) -> files.Contents:
     """The rows' arrays by name."""
     columns: dict[str, list[Any]] = {}
     count = 0
@@ -26,7 +25,7 @@ def read(stream: BinaryIO) -> files.Contents:
             raise InputError(f"line {number} is neither a list of logits nor an object with 'logits'")
         if "weight" in row:
             raise InputError(f"line {number} holds 'weight'; class weights belong to the whole file")
-        for name in _NAMES:
+        for name in names:
             if name in row:
                 columns.setdefault(name, []).append(row[name])
         count += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from gradcheck import files
@@ -10,7 +11,7 @@ from gradcheck.files import _arrays
 from gradcheck.formats import Array
 
 
-def read(stream: BinaryIO) -> files.Contents:
+def read(stream: BinaryIO, names: Sequence[str]) -> files.Contents:
     """The file's one array."""
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)

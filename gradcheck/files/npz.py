@@ -7,23 +7,15 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
-from gradcheck import files
 from gradcheck.exceptions import InputError
 from gradcheck.files import _arrays
 from gradcheck.formats import Array
-
-_NAMES = ("logits", "labels", "weight", "gradient")
 
 # Real logits compress by 10 at best, a bomb by 1,000; small arrays of equal numbers may
 _BOMB_BYTES, _BOMB_RATIO = 1 << 26, 100
 
 
-def read(stream: BinaryIO) -> files.Contents:
-    """The arrays that gradcheck knows by name."""
-    return read_named(stream, _NAMES)
-
-
-def read_named(stream: BinaryIO, names: Sequence[str]) -> dict[str, Array]:
+def read(stream: BinaryIO, names: Sequence[str]) -> dict[str, Array]:
     """The arrays of these names that there are.
 
     Raises:

@@ -1,40 +1,75 @@
-"""reduction=none|sum|mean: how the rows' losses become one number.
+"""reduction=none|sum|mean[:weights|:count|:rows]: how the rows' losses become one number.
 
-`mean` divides by the rows that are not ignored for hard labels, by all rows for soft labels, as PyTorch does.
-Where every row is ignored the mean is 0/0: the loss is NaN and the gradient 0 (PyTorch's convention).
+`none` and `sum` have the same gradient of the summed loss; a mean divides it:
+
+  mean:weights  by the class weights of the labels, added over the rows that are not ignored (PyTorch, ONNX and
+                Liger Kernel for hard labels); without weights that is the count
+  mean:count    by the rows that are not ignored, whatever their weights (Keras)
+  mean:rows     by all rows, ignored or not (PyTorch for soft labels)
+  mean          as PyTorch does: mean:weights for hard labels, mean:rows for soft ones
+
+Where there is nothing to divide by, `empty` says what the mean is.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import ClassVar
 
-from gradcheck.exceptions import UsageError
-from gradcheck.problem import Stage, Terms
+import numpy as np
 
-_VALUES = ("none", "sum", "mean")
+from gradcheck.exceptions import InputError, UsageError
+from gradcheck.losses import _numbers
+from gradcheck.problem import LossOption, Stage, Terms
+
+_VALUES, _RULES = ("none", "sum", "mean"), ("weights", "count", "rows")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reduction:
-    """`none` and `sum` have the same gradient of the summed loss; `mean` divides it by the rows that count."""
+class Reduction(LossOption):
+    """`none`, `sum`, or a mean by a rule; None is PyTorch's."""
 
-    value: str
-    name: str = "reduction"
-    stage: Stage = Stage.SCALE
+    how: str
+    rule: str | None = None
+    name: ClassVar[str] = "reduction"
+    stage: ClassVar[Stage] = Stage.MEAN
+
+    @property
+    def value(self) -> str:
+        """With its rule, if one is named."""
+        return f"{self.how}:{self.rule}" if self.rule else self.how
 
     def fold(self, terms: Terms) -> Terms:
-        """Sets the scale."""
-        if self.value != "mean":
+        """Sets what the sum is divided by."""
+        if self.how != "mean":
             return terms
-        rows = int(terms.kept.sum()) if terms.hard is not None else len(terms.kept)
-        return dataclasses.replace(terms, scale=terms.scale / Fraction(max(rows, 1)), empty_loss=math.nan)
+        match self.rule or ("rows" if terms.hard is None else "weights"):
+            case "rows":
+                divisor = Fraction(terms.rows)
+            case "count":
+                divisor = Fraction(int(terms.kept.sum()))
+            case _ if terms.hard is None:
+                raise InputError("reduction=mean:weights needs hard labels; these are soft")
+            case _:
+                divisor = _label_weights(terms)
+        return dataclasses.replace(terms, divisor=divisor)
+
+
+def _label_weights(terms: Terms) -> Fraction:
+    """Σ w_t over the rows that are kept."""
+    assert terms.hard is not None
+    labels = terms.hard[terms.kept]
+    if terms.weight is None:
+        return Fraction(len(labels))
+    counts = np.bincount(labels, minlength=len(terms.weight)).tolist()
+    return sum((Fraction(w) * n for w, n in zip(terms.weight.tolist(), counts, strict=True) if n), Fraction(0))
 
 
 def parse(text: str) -> Reduction:
     """The option from its text."""
-    if text not in _VALUES:
-        raise UsageError(f"reduction is one of {', '.join(_VALUES)}, not '{text}'")
-    return Reduction(value=text)
+    how, rule = _numbers.ruled("reduction", text, _RULES)
+    if how not in _VALUES or (rule and how != "mean"):
+        raise UsageError(f"reduction is one of {', '.join(_VALUES)}, or mean:RULE, not '{text[:40]}'")
+    return Reduction(how=how, rule=rule)

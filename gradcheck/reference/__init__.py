@@ -85,10 +85,8 @@ class RowReference:
 
     @cached_property
     def loss(self) -> Dyadic | float:
-        """The row's loss to 30 digits; inf where a class with label weight has logit -inf."""
-        if self.estimates.row.infinite_loss:
-            return math.inf
-        return self.evaluation.loss()
+        """The row's loss to 30 digits; ±inf where a class with label weight has logit -inf."""
+        return self.estimates.row.infinite_loss or self.evaluation.loss()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -84,17 +84,23 @@ def derivative_log2(estimates: Estimates, stencil: Stencil) -> Float64:
     e = estimates
     tiny = math.ldexp(1.0, -1074)
     # p and G that float64 holds as subnormals, or not at all, must not make a bound too small
-    a = e.times_p(e.weight * stencil.softmax_growth + 2 * abs(e.zeta) * stencil.square_growth) + tiny
-    if e.row.one_hot:
-        a = np.minimum(a, stencil.softmax_growth * (np.abs(e.inner) + tiny))
-    slope = np.maximum(np.abs(e.slope), tiny)
+    inner = np.abs(e.inner) + tiny
+
+    def of_loss(m: int) -> Float64:
+        """A bound on the loss's (m + 1)th derivative in z_i, but for s."""
+        growth, square = stencil.softmax_growth[m], stencil.square_growth[m]
+        if m == 0:
+            return inner if e.row.one_hot else np.maximum(e.times_p(e.weight) + tiny, np.abs(e.q))
+        bound = e.times_p(e.weight * growth + 2 * abs(e.zeta) * square) + tiny
+        return np.minimum(bound, growth * inner) if e.row.one_hot else bound
+
+    slope, order = np.maximum(np.abs(e.slope), tiny), stencil.order
     if e.row.softcap is None:
-        bound = a / e.temperature**stencil.order
-    elif stencil.order == 2:
-        b = np.abs(e.inner) + tiny if e.row.one_hot else np.maximum(e.times_p(e.weight) + tiny, np.abs(e.q))
-        bound = a / e.temperature**2 + 6 * a / (e.softcap * e.temperature) + 4 * b / e.softcap**2
+        bound = of_loss(order) / e.temperature**order
     else:
-        bound = np.full(len(a), math.inf)
+        bound = np.zeros(len(inner))
+        for m, growth in enumerate(stencil.cap_growth):
+            bound += growth * of_loss(m) / (e.temperature**m * e.softcap ** (order - m))
     return np.where(np.isneginf(e.z), -np.inf, np.log2(np.maximum(e.scale * slope * bound, tiny)))
 
 

@@ -193,7 +193,7 @@ BAD: dict[str, tuple[str, bytes | str, str]] = {
     "complex": ("npy", npy(np.zeros((1, 2), dtype=complex)), "complex128"),
     "boolean": ("npy", npy(np.zeros((1, 2), dtype=bool)), "bool"),
     "integers": ("npy", npy(np.zeros((1, 2), dtype=int)), "--dtype casts"),
-    "three axes": ("npy", npy(np.zeros((1, 2, 3))), "expected (classes,) or (rows, classes)"),
+    "three axes": ("npy", npy(np.zeros((1, 2, 3))), "say which axis holds the classes"),
     "no axis": ("npy", npy(np.float64(3)), "expected (classes,)"),
     "no rows": ("npy", npy(np.zeros((0, 3))), "nothing to check"),
     "no classes": ("npy", npy(np.zeros((3, 0))), "nothing to check"),
@@ -210,7 +210,8 @@ BAD: dict[str, tuple[str, bytes | str, str]] = {
         "labels have shape (3, 2)"),
     "gradient of another shape": ("npz", npz(logits=npy(np.zeros((2, 3))), gradient=npy(np.zeros((3, 2)))),
         "the gradient has shape (3, 2)"),
-    "weights": ("npz", npz(logits=npy(np.zeros((2, 3))), weight=npy(np.zeros(3))), "not supported yet"),
+    "words for weights": ("npz", npz(logits=npy(np.zeros((2, 3))), weight=npy(np.array(["a"] * 3))),
+        "weight: the numbers are <U1"),
     "ragged": ("csv", "1,2\n3\n", "line 2 has 1 cells where 2"),
     "words": ("csv", "1,2\n3,four\n", "line 2, column 2: 'four' is not a number"),
     "words in the first line": ("csv", "1,two\n3,4\n", "line 1, column 2: 'two' is not a number"),
@@ -265,17 +266,17 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_labels_and_gradients_in_files_of_their_own(tmp_path: Path) -> None:
     labels = tmp_path / "y.csv"
     labels.write_text("0\n2\n")
-    assert files.load_labels(str(labels), (2, 3), named("float32"))[0].tolist() == [0, 2]
+    assert files.load_labels(str(labels), files.Layout.of((2, 3)), named("float32"))[0].tolist() == [0, 2]
     labels.write_text("0.5,0.25,0.25\n1,0,0\n")
-    assert files.load_labels(str(labels), (2, 3), named("float32"))[0].dtype == np.float32
+    assert files.load_labels(str(labels), files.Layout.of((2, 3)), named("float32"))[0].dtype == np.float32
     gradient = tmp_path / "g.npy"
     gradient.write_bytes(npy(np.zeros((2, 3), dtype=np.float16)))
-    assert files.load_gradient(str(gradient), (2, 3), None, named("float32")).dtype == np.float16
+    assert files.load_gradient(str(gradient), files.Layout.of((2, 3)), None, named("float32")).dtype == np.float16
     with pytest.raises(InputError, match="the gradient has shape"):
-        files.load_gradient(str(gradient), (3, 2), None, named("float32"))
+        files.load_gradient(str(gradient), files.Layout.of((3, 2)), None, named("float32"))
     gradient = tmp_path / "g.json"
     gradient.write_text(json.dumps([[0, 0, 0]] * 2))
-    assert files.load_gradient(str(gradient), (2, 3), None, named("float32")).dtype == np.float32
+    assert files.load_gradient(str(gradient), files.Layout.of((2, 3)), None, named("float32")).dtype == np.float32
 
 
 def test_soft_labels_do_not_fit_into_csv(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def gradient(row: Row, digits: int = 1300) -> list[Fraction]:
     for logit in row.logits.tolist():
         if logit == -np.inf:
             z.append(None)
-            slope.append(context.mpf(1))
+            slope.append(1 / temperature if cap is None else context.mpf(0))
         elif cap is None:
             z.append(real(logit) / temperature)
             slope.append(1 / temperature)

@@ -218,8 +218,9 @@ class _Balls:
         return self.row.q[self.masked :]
 
     def masked_values(self) -> list[arb]:
-        """The gradient of the masked pairs: −s·q."""
-        return [_ball(-self.row.scale * q) for q in self.row.q[: self.masked]] if self.masked else []
+        """The gradient of the masked pairs: −s·f'·q."""
+        factor = -self.row.scale * self.row.masked_slope
+        return [_ball(factor * q) for q in self.row.q[: self.masked]] if self.masked else []
 
     def moved(self, i: int, by: arb) -> arb:
         """z − max z of a logit that is moved, where the largest stays."""

@@ -65,7 +65,7 @@ def incremental(estimates: Estimates, plan: Plan) -> Evaluation:
     values = []
     for i, exp in enumerate(shifted.exps):
         if shifted.masked[i]:
-            values.append(_rational(-row.q[i] * row.scale, bits))
+            values.append(_rational(-row.q[i] * row.scale * row.masked_slope, bits))
             continue
         first = second = 0
         for j, c in nodes:
@@ -142,7 +142,7 @@ def direct(estimates: Estimates, plan: Plan) -> Evaluation:
     values = []
     for i, logit in enumerate(logits):
         if logit is None:
-            values.append(_rational(-row.q[i] * row.scale, bits))
+            values.append(_rational(-row.q[i] * row.scale * row.masked_slope, bits))
         else:
             nodes = enumerate(plan.stencil.coefficients, start=1)
             difference = sum((c * (loss(i, j * step) - loss(i, -j * step)) for j, c in nodes), Fraction(0)) / step

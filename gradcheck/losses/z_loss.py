@@ -1,0 +1,54 @@
+"""z_loss=LAMBDA[:count]: adds λ·lse² to the loss of each row, where lse = log Σ exp(z).
+
+It goes through the same reduction as the cross-entropy. With `count` a mean of it is over the rows that are not
+ignored, whatever the class weights (Liger Kernel): that matters only where weights make the cross-entropy's mean
+another.
+λ is taken as the exact decimal that is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+from gradcheck.formats import Format
+from gradcheck.losses import _numbers
+from gradcheck.problem import LossOption, Stage, Terms
+
+_RULES = ("count",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZLoss(LossOption):
+    """λ, and the rule of its mean."""
+
+    text: str
+    factor: Fraction
+    rule: str | None = None
+    name: ClassVar[str] = "z_loss"
+    stage: ClassVar[Stage] = Stage.EXTRA
+
+    @property
+    def value(self) -> str:
+        """λ, with its rule if one is named."""
+        return f"{self.text}:{self.rule}" if self.rule else self.text
+
+    def argument(self, fmt: Format) -> object:
+        """λ as a number, or the whole text where it follows a rule of its own."""
+        return self.value if self.rule else _numbers.shortest(self.factor)
+
+    def fold(self, terms: Terms) -> Terms:
+        """Sets ζ."""
+        count = int(terms.kept.sum())
+        zeta = self.factor
+        if self.rule == "count" and terms.divisor is not None and count:
+            zeta = zeta * terms.divisor / count
+        return dataclasses.replace(terms, zeta=zeta)
+
+
+def parse(text: str) -> ZLoss:
+    """The option from its text."""
+    value, rule = _numbers.ruled("z_loss", text, _RULES)
+    return ZLoss(text=value, factor=_numbers.decimal("z_loss", value, "1e-100"), rule=rule)
