@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradcheck import candidates, cases, check, formats, losses, tolerances
+from gradcheck import candidates, catalogue, checking, formats, losses, tolerances
 from gradcheck.candidates import Candidate
 from gradcheck.exceptions import InputError
 from gradcheck.functions import Function
@@ -83,7 +83,7 @@ def each_case(*globs: str, dtypes: Sequence[str] = ("float32", "float64")) -> Ca
     kinds = [dtypes] if isinstance(dtypes, str) else list(dtypes)
     parameters = [
         pytest.param(problem, id=f"{case.name}-{dtype}")
-        for case in cases.select(globs)
+        for case in catalogue.select(globs)
         for dtype in kinds
         if (problem := case.problem(formats.named(dtype))) is not None
     ]
@@ -117,7 +117,7 @@ def _problem(
 
 
 def _checked(problem: Problem, candidate: Candidate, tolerance: str, *, flush: bool) -> Result:
-    (result,) = check.check(
+    (result,) = checking.check(
         problem,
         [candidate],
         case="assert_gradient",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
-from gradcheck import candidates, check, fixtures, tolerances
+from gradcheck import candidates, checking, fixtures, tolerances
 from gradcheck.candidates import Candidate
 from gradcheck.exceptions import UsageError
 from gradcheck.fixtures import Fixture
@@ -76,7 +76,7 @@ def verify(
             return
         if values:
             yield of_itself(Confirmed(values=values, edited=fixture.edited))
-    yield from check.check(
+    yield from checking.check(
         fixture.problem,
         tried,
         case=fixture.title,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradcheck import cases, reference, tolerances
+from gradcheck import catalogue, reference, tolerances
 from gradcheck.exact import to_fraction
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import Format, named
@@ -181,7 +181,7 @@ def test_flags() -> None:
 
 def test_total_sees_what_no_component_shows() -> None:
     """One class of 50,257 left out of S: every component stays within its bound, the row's sum does not."""
-    problem = cases.catalogue()["vocabulary-50257"].problem(named("float32"))
+    problem = catalogue.cases()["vocabulary-50257"].problem(named("float32"))
     assert problem is not None
     logits = problem.logits.astype(np.float64)
     exact = reference.compute(problem, problem.format, Settings())

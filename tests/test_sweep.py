@@ -9,7 +9,7 @@ import math
 
 import pytest
 
-from gradcheck import cases
+from gradcheck import catalogue
 from gradcheck.exact import to_fraction
 from gradcheck.exceptions import InputError
 from gradcheck.formats import named
@@ -25,7 +25,7 @@ def half() -> Sweep:
 
 @pytest.fixture(scope="module")
 def saturated() -> Sweep:
-    problem = cases.catalogue()["saturated-published"].problem(named("float64"))
+    problem = catalogue.cases()["saturated-published"].problem(named("float64"))
     assert problem is not None
     return sweep(problem, case="saturated-published")
 

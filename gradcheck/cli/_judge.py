@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from gradcheck import check, formats, tolerances
+from gradcheck import checking, formats, tolerances
 from gradcheck.candidates import Candidate
 from gradcheck.cli._options import Judging, Rule
 from gradcheck.exact import positive, whole
@@ -38,7 +38,7 @@ class Judge:
         self, problem: Problem, candidates: list[Candidate], case: str, on_row: Callable[[], None] = lambda: None
     ) -> Iterator[Result]:
         """One result for each candidate."""
-        return check.check(
+        return checking.check(
             problem,
             candidates,
             case=case,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gradcheck import candidates, cases, distributions, files, formats, losses
+from gradcheck import candidates, catalogue, distributions, files, formats, losses
 from gradcheck.candidates import Candidate
 from gradcheck.cli._options import Source
 from gradcheck.exact import Texts, whole
@@ -32,7 +32,7 @@ def load(
     asked = losses.ask([*(source.loss or []), *([] if source.axis is None else [f"axis={source.axis}"])])
     if source.case is not None:
         fmt = formats.named(source.dtype or "float32")
-        (case, *more) = cases.select(source.case)
+        (case, *more) = catalogue.select(source.case)
         if more:
             raise UsageError(
                 f"--case {' '.join(source.case)} names {1 + len(more)} cases; 'gradcheck stability' takes them all"
@@ -93,7 +93,7 @@ def load_each(
     logits: str | None, source: Source, *, seeded: bool = False
 ) -> Iterator[tuple[str, Problem, Int64 | None, list[str]]]:
     """The problem, or that of each case: its name, itself, the numbers of the rows to look at (None: all), notes."""
-    selected = [] if source.case is None else cases.select(source.case)
+    selected = [] if source.case is None else catalogue.select(source.case)
     one_by_one = [dataclasses.replace(source, case=[case.name]) for case in selected] or [source]
     held = [one for one in one_by_one if len(one_by_one) == 1 or _held(one)]
     if not held:
@@ -108,7 +108,7 @@ def load_each(
 
 def _held(source: Source) -> bool:
     """Whether the format can hold a case; of several, those that it cannot are passed over."""
-    (case,) = cases.select(source.case or [])
+    (case,) = catalogue.select(source.case or [])
     return case.problem(formats.named(source.dtype or "float32")) is not None
 
 

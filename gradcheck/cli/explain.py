@@ -36,11 +36,22 @@ def command(
 
 def _topics() -> dict[str, dict[str, str]]:
     """Every name that the program knows, by topic, with one sentence each."""
-    from gradcheck import candidates, cases, derivation, distributions, files, formats, losses, report, text, tolerances
+    from gradcheck import (
+        candidates,
+        catalogue,
+        derivation,
+        distributions,
+        files,
+        formats,
+        losses,
+        report,
+        text,
+        tolerances,
+    )
     from gradcheck.reference import engines
 
     return {
-        "cases": {case.name: case.reason for case in cases.catalogue().values()},
+        "cases": {case.name: case.reason for case in catalogue.cases().values()},
         "candidates": {name: candidates.summary(name) for name in candidates.names()},
         "loss": {name: losses.summary(name) for name in losses.names()},
         "tolerances": dict(tolerances.NAMES),
@@ -65,7 +76,7 @@ def _listed(topic: str, entries: dict[str, str]) -> str:
 
 
 def _explained(name: str, topics: dict[str, dict[str, str]]) -> str:
-    from gradcheck import candidates, cases, losses, reference
+    from gradcheck import candidates, catalogue, losses, reference
 
     found = [
         f"{entry} ({topic}): {entries[entry]}"
@@ -83,7 +94,7 @@ def _explained(name: str, topics: dict[str, dict[str, str]]) -> str:
         found += ["", reference.story()]
     if name in topics["steps"]:
         found.append(f"gradcheck derive --case plain-3 --show {name} shows it.")
-    case = cases.catalogue().get(name)
+    case = catalogue.cases().get(name)
     if case is not None:
         found.append(_numbers(case))
     return "\n".join(found).rstrip("\n")
@@ -91,7 +102,7 @@ def _explained(name: str, topics: dict[str, dict[str, str]]) -> str:
 
 def _numbers(case: object) -> str:
     from gradcheck import formats
-    from gradcheck.cases import Case
+    from gradcheck.catalogue import Case
 
     assert isinstance(case, Case)
     lines = [f"loss: {' '.join(case.loss)}"] if case.loss else []

@@ -133,13 +133,13 @@ def schema() -> None:
 def _problems(logits: str | None, source: _options.Source, name: str | None) -> list[Recorded]:
     from pathlib import Path
 
-    from gradcheck import cases
+    from gradcheck import catalogue
     from gradcheck.cli import _source
     from gradcheck.fixtures import Recorded
 
     found = []
     for case, problem, rows, _ in _source.load_each(logits, source):
-        own = cases.catalogue().get(case) if source.case else None
+        own = catalogue.cases().get(case) if source.case else None
         label = name or (case if own or source.generate else Path(case).name)
         part = problem if rows is None else _apart(problem, rows)
         found.append(Recorded(name=label, problem=part, why=own.reason if own else ""))
@@ -175,7 +175,7 @@ def _failing(path: str) -> list[Recorded]:
 def _worst_row(report: dict[str, Any], result: dict[str, Any]) -> Recorded:
     import numpy as np
 
-    from gradcheck import cases
+    from gradcheck import catalogue
     from gradcheck.cli import _source
     from gradcheck.fixtures import Recorded
 
@@ -186,7 +186,7 @@ def _worst_row(report: dict[str, Any], result: dict[str, Any]) -> Recorded:
         given["rows"] = report["settings"].get("rows")
     else:
         given.pop("seed", None)
-    in_catalogue = case in cases.catalogue()
+    in_catalogue = case in catalogue.cases()
     if report["settings"].get("logits") == "-":
         raise InputError(f"'{case}' came from standard input, which is not there again")
     source = _options.Source(

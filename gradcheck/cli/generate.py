@@ -24,10 +24,10 @@ def command(
     """Write logits and labels of a catalogue case or a distribution to a file."""
     from pathlib import Path
 
-    from gradcheck import cases, distributions, files, formats, text
+    from gradcheck import catalogue, distributions, files, formats, text
 
     fmt = formats.named(dtype)
-    case = cases.catalogue().get(name)
+    case = catalogue.cases().get(name)
     drawing = {"rows": rows, "classes": classes, "scale": scale, "seed": seed}
     drawn = {flag: value for flag, value in drawing.items() if value is not None}
     if case is not None:
@@ -40,7 +40,7 @@ def command(
     elif name in distributions.DISTRIBUTIONS:
         logits, labels = distributions.generate(name, fmt=fmt, **distributions.DEFAULTS | drawn)
     else:
-        raise UnknownNameError("case or distribution", name, [*cases.catalogue(), *distributions.DISTRIBUTIONS])
+        raise UnknownNameError("case or distribution", name, [*catalogue.cases(), *distributions.DISTRIBUTIONS])
     files.save(Path(output), logits, labels)
     typer.echo(f"{text.name(output)}: {logits.shape[0]} x {logits.shape[1]} logits in {fmt.name}", err=True)
     if case is not None and case.loss:

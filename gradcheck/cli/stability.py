@@ -29,13 +29,13 @@ def command(
     reporting: _options.Reporting,
 ) -> None:
     """Check candidates across the catalogue of extreme-logit cases."""
-    from gradcheck import candidates, cases, formats
+    from gradcheck import candidates, catalogue, formats
     from gradcheck.cli._judge import Judge
 
     judge = Judge(judging)
     chosen = [candidates.load(name) for name in judging.candidate or [candidates.DEFAULT]]
     kinds = [formats.named(name) for name in dict.fromkeys(dtype or ["float32", "float64"])]
-    selected = cases.select(case or [])
+    selected = catalogue.select(case or [])
 
     def results() -> Iterator[Result]:
         with _run.Ticker(len(selected) * len(kinds), reporting) as tick:

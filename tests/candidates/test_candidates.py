@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from gradcheck import candidates, cases, reference, tolerances
-from gradcheck.check import check
+from gradcheck import candidates, catalogue, reference, tolerances
+from gradcheck.checking import check
 from gradcheck.exact import to_fraction
 from gradcheck.formats import FORMATS, Format, named
 from gradcheck.metrics import Comparison
@@ -22,7 +22,7 @@ SOUND = ("shifted", "log_softmax", "compensated", "wide")
 
 def verdicts(name: str, tolerance: str = "stable") -> dict[tuple[str, str], Verdict]:
     found = {}
-    for case in cases.catalogue().values():
+    for case in catalogue.cases().values():
         for fmt in EVERY_FORMAT:
             problem = case.problem(fmt)
             if problem is not None:
@@ -68,7 +68,7 @@ def test_logsumexp_fails_at_large_offsets() -> None:
 def saturated() -> list[tuple[str, Format, Problem, int]]:
     """Rows in which the true class's probability rounds to 1."""
     found = []
-    for case in cases.catalogue().values():
+    for case in catalogue.cases().values():
         for fmt in EVERY_FORMAT:
             problem = case.problem(fmt)
             if problem is None or problem.terms.hard is None:

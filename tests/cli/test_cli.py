@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradcheck import __version__, cases, files
+from gradcheck import __version__, catalogue, files
 from gradcheck.formats import named
 from tests.conftest import DATA, Program, arrays
 
@@ -408,7 +408,7 @@ def test_the_table_in_a_narrow_terminal() -> None:
 
 
 def test_every_case_is_explained(program: Program) -> None:
-    for name in cases.catalogue():
+    for name in catalogue.cases():
         assert program("explain", name).code == 0
 
 
@@ -416,7 +416,7 @@ def test_a_bug_says_so(monkeypatch: pytest.MonkeyPatch, program: Program) -> Non
     def broken(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cases, "select", broken)
+    monkeypatch.setattr(catalogue, "select", broken)
     ran = program("stability")
     assert ran.code == 70
     assert "this is a bug in gradcheck" in ran.err
@@ -426,7 +426,7 @@ def test_memory_that_is_not_there(monkeypatch: pytest.MonkeyPatch, program: Prog
     def hungry(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(cases, "select", hungry)
+    monkeypatch.setattr(catalogue, "select", hungry)
     ran = program("stability")
     assert ran.code == 2
     assert "out of memory" in ran.err

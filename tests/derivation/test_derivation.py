@@ -12,7 +12,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from gradcheck import cases, tolerances
+from gradcheck import catalogue, tolerances
 from gradcheck.derivation import NAMES, STEPS, WHOLE, Derivation, Study, _steps
 from gradcheck.exact import to_fraction
 from gradcheck.exceptions import InputError, UnknownNameError
@@ -83,7 +83,7 @@ def test_a_saturated_row_fails_where_the_derivation_divides(fmt: str) -> None:
 def test_no_sound_step_is_flagged_on_any_case(fmt: Format) -> None:
     """And what fails fails by division by a ŷ that has lost its digits."""
     seen = 0
-    for case in cases.catalogue().values():
+    for case in catalogue.cases().values():
         problem = case.problem(fmt)
         if problem is None or problem.classes > 200:
             continue

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gradcheck import candidates, files, losses, reference
-from gradcheck.check import check
+from gradcheck.checking import check
 from gradcheck.exact import to_fraction
 from gradcheck.exceptions import InputError
 from gradcheck.formats import Array, named

@@ -12,7 +12,7 @@ import pytest
 
 from gradcheck import candidates, losses, reference
 from gradcheck.candidates import Candidate
-from gradcheck.check import check
+from gradcheck.checking import check
 from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.exceptions import InputError, UnknownNameError, UsageError
 from gradcheck.formats import named

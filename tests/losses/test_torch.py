@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradcheck import candidates
-from gradcheck.check import check
+from gradcheck.checking import check
 from gradcheck.formats import Array
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import Settings

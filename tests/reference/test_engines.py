@@ -16,9 +16,9 @@ import mpmath
 import numpy as np
 import pytest
 
-from gradcheck import candidates, cases, reference, tolerances
+from gradcheck import candidates, catalogue, reference, tolerances
 from gradcheck.candidates import Candidate
-from gradcheck.check import check
+from gradcheck.checking import check
 from gradcheck.estimates import estimate
 from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.exceptions import MissingExtraError, UsageError
@@ -111,7 +111,7 @@ def test_unknown_order() -> None:
 
 @pytest.mark.parametrize(("name", "fmt"), small_cases(), ids=str)
 def test_every_engine_and_order_agrees_on_every_case(name: str, fmt: Format) -> None:
-    problem = cases.catalogue()[name].problem(fmt)
+    problem = catalogue.cases()[name].problem(fmt)
     assert problem is not None
     found = [reference.compute(problem, fmt, way) for way in WAYS]
     for exact in found:

@@ -13,7 +13,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from gradcheck import cases, reference
+from gradcheck import catalogue, reference
 from gradcheck.estimates import estimate
 from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.exceptions import UnknownNameError, UsageError
@@ -158,7 +158,7 @@ def disagreement(one: Reference, other: Reference) -> float:
 def small_cases() -> list[tuple[str, Format]]:
     return [
         (case.name, fmt)
-        for case in cases.catalogue().values()
+        for case in catalogue.cases().values()
         for fmt in EVERY_FORMAT
         if (made := case.problem(fmt)) is not None
         and max(len(row.logits) for row in made.distinct if row is not None) <= 64
@@ -166,7 +166,7 @@ def small_cases() -> list[tuple[str, Format]]:
 
 
 def problem_of(name: str, fmt: Format) -> Problem:
-    made = cases.catalogue()[name].problem(fmt)
+    made = catalogue.cases()[name].problem(fmt)
     assert made is not None
     return made
 

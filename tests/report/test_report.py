@@ -13,7 +13,7 @@ import pytest
 
 from gradcheck import candidates, report, text, tolerances
 from gradcheck.candidates import Candidate
-from gradcheck.check import check
+from gradcheck.checking import check
 from gradcheck.exact import Dyadic
 from gradcheck.formats import named
 from gradcheck.reference import Settings

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradcheck import cases, reference
-from gradcheck.cases import Case
+from gradcheck import catalogue, reference
+from gradcheck.catalogue import Case
 from gradcheck.exceptions import UnknownNameError
 from gradcheck.formats import Format, named
 from gradcheck.reference import Settings
 from gradcheck.reference.rule import TARGET_BITS
 from tests.conftest import EVERY_FORMAT
 
-CATALOGUE = list(cases.catalogue().values())
+CATALOGUE = list(catalogue.cases().values())
 
 
 def test_there_are_enough() -> None:
@@ -47,14 +47,14 @@ def test_a_case_is_decided_in_every_format_that_holds_it(case: Case, fmt: Format
 
 
 def test_selection() -> None:
-    assert [case.name for case in cases.select(["plain-3", "equal-*"])] == [
-        name for name in cases.catalogue() if name == "plain-3" or name.startswith("equal-")
+    assert [case.name for case in catalogue.select(["plain-3", "equal-*"])] == [
+        name for name in catalogue.cases() if name == "plain-3" or name.startswith("equal-")
     ]
-    assert len(cases.select([])) == len(CATALOGUE)
+    assert len(catalogue.select([])) == len(CATALOGUE)
     with pytest.raises(UnknownNameError, match="did you mean 'plain-3'"):
-        cases.select(["plian-3"])
+        catalogue.select(["plian-3"])
 
 
 def test_a_format_that_cannot_hold_a_case_has_none() -> None:
-    assert cases.catalogue()["saturated-gap-1e300"].problem(named("float32")) is None
-    assert cases.catalogue()["saturated-gap-1e300"].problem(named("float64")) is not None
+    assert catalogue.cases()["saturated-gap-1e300"].problem(named("float32")) is None
+    assert catalogue.cases()["saturated-gap-1e300"].problem(named("float64")) is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradcheck.cases import Case, Labels, Logits, fixed
+from gradcheck.catalogue import Case, Labels, Logits, fixed
 from gradcheck.formats import Format
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradcheck.cases import Case, fixed
+from gradcheck.catalogue import Case, fixed
 
 
 def _case(text: str) -> Case:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from gradcheck.cases import Case, Labels, Logits
+from gradcheck.catalogue import Case, Labels, Logits
 from gradcheck.formats import Format
 
 

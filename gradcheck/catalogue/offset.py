@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradcheck.cases import Case, Labels, Logits
+from gradcheck.catalogue import Case, Labels, Logits
 from gradcheck.formats import Format
 
 # Ties and small steps: enough classes share the row that lse lies between two representable values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gradcheck.cases import Case, fixed
+from gradcheck.catalogue import Case, fixed
 
 _MASK = -math.inf
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gradcheck.cases import Case, Labels, Logits
+from gradcheck.catalogue import Case, Labels, Logits
 from gradcheck.formats import Format
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradcheck.cases import Case, fixed
+from gradcheck.catalogue import Case, fixed
 
 _GAPS = ("5", "8", "10", "17", "20", "40", "100", "800", "1e4", "1e10", "1e38", "1e300")
 

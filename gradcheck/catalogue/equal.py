@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradcheck.cases import Case, fixed
+from gradcheck.catalogue import Case, fixed
 
 CASES = (
     Case(

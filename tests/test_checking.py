@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradcheck import candidates, cases, tolerances
+from gradcheck import candidates, catalogue, tolerances
 from gradcheck.candidates import Candidate
-from gradcheck.check import check
+from gradcheck.checking import check
 from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.exceptions import InputError
 from gradcheck.formats import named
@@ -109,7 +109,7 @@ def test_the_users_own_digits_may_not_decide() -> None:
 @pytest.mark.parametrize("fmt", ["float16", "float64"])
 @pytest.mark.parametrize("case", ["saturated-gap-40", "plain-10", "soft-softmax-rounded", "offset-mixed-rows"])
 def test_the_digits_that_are_advised_do(case: str, fmt: str, tolerance: str) -> None:
-    problem = cases.catalogue()[case].problem(named(fmt))
+    problem = catalogue.cases()[case].problem(named(fmt))
     assert problem is not None
     gradient = candidates.load("shifted").gradient(problem)
     result = judged(problem, gradient, tolerance, settings=Settings(digits=9))

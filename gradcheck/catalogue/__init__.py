@@ -64,7 +64,7 @@ def fixed(logits: Logits, labels: Labels) -> Callable[[Format], tuple[Logits, La
 
 
 @cache
-def catalogue() -> dict[str, Case]:
+def cases() -> dict[str, Case]:
     """Every case by name, phenomenon by phenomenon."""
     here = sys.modules[__name__]
     found: dict[str, Case] = {}
@@ -81,7 +81,7 @@ def select(globs: Iterable[str]) -> list[Case]:
     Raises:
         UnknownNameError: for a pattern that matches nothing.
     """
-    known = catalogue()
+    known = cases()
     patterns = list(globs)
     for pattern in patterns:
         if not fnmatch.filter(known, pattern):
