@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from gradcheck import formats, reference
-from gradcheck.candidates import Candidate
+from gradcheck import formats, observing, reference
+from gradcheck.candidates import Answer, Candidate
 from gradcheck.exact import Dyadic, total
 from gradcheck.exceptions import CrashedError, InputError, NotApplicableError
 from gradcheck.formats import Array, Format
@@ -18,7 +18,18 @@ from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import Reference, engines
 from gradcheck.reference.rule import SHARPEST_TARGET_BITS
 from gradcheck.reference.values import ExactGradient
-from gradcheck.results import Crashed, Judged, Outcome, ReferenceFacts, Result, Skipped, Sufficient, Verdict, verdict_of
+from gradcheck.results import (
+    Conduct,
+    Crashed,
+    Judged,
+    Outcome,
+    ReferenceFacts,
+    Result,
+    Skipped,
+    Sufficient,
+    Verdict,
+    verdict_of,
+)
 from gradcheck.tolerances import Limits, Tolerance, stable_bound
 
 
@@ -32,6 +43,7 @@ def check(
     gradient_format: Format | None = None,
     flush: bool = False,
     frozen: Callable[[Format], ExactGradient] | None = None,
+    repeat: int = 1,
     on_row: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """One result for each candidate, as it is found; the reference is made once for each gradient format.
@@ -40,6 +52,7 @@ def check(
         gradient_format: the format to judge in; None takes the gradient array's own.
         flush: whether flushed subnormals are within the bound that is reported.
         frozen: exact gradients that were made before, by gradient format; None makes them.
+        repeat: how often code that may answer otherwise is asked; the worst answer is judged.
         on_row: called after each row of a reference, for whoever shows progress.
     """
     references: dict[str, ExactGradient] = {}
@@ -51,18 +64,18 @@ def check(
         else:
             try:
                 with np.errstate(all="ignore"):
-                    gradient = candidate.gradient(problem)
+                    answers = [candidate.answer(problem) for _ in range(repeat if candidate.watched else 1)]
             except NotApplicableError as skip:
                 outcome = Skipped(reason=str(skip))
             except CrashedError as crash:
                 outcome = Crashed(reason=str(crash))
             else:
-                found = gradient_format or _format_of(gradient, problem)
+                found = gradient_format or _format_of(answers[0].gradient, problem)
                 if found.name not in references:
                     make = frozen or (lambda fmt: reference.compute(problem, fmt, settings, on_row))
                     references[found.name] = make(found)
                 outcome, references[found.name] = _judge(
-                    problem, gradient, references[found.name], tolerance, flush=flush
+                    problem, candidate, answers, references[found.name], tolerance, flush=flush
                 )
         yield Result(
             case=case,
@@ -93,12 +106,43 @@ def _format_of(gradient: Array, problem: Problem) -> Format:
 
 @np.errstate(all="ignore")
 def _judge(
-    problem: Problem, gradient: Array, exact: ExactGradient, tolerance: Tolerance, *, flush: bool
+    problem: Problem,
+    candidate: Candidate,
+    answers: Sequence[Answer],
+    exact: ExactGradient,
+    tolerance: Tolerance,
+    *,
+    flush: bool,
 ) -> tuple[Outcome, ExactGradient]:
-    """The verdict, and the reference as refined as it took."""
-    if gradient.shape != problem.logits.shape:
-        shape = f"the gradient has shape {gradient.shape}, the logits {problem.logits.shape}"
-        return Crashed(reason=shape), exact
+    """The verdict on the worst answer, and the reference as refined as it took."""
+    outcome: Outcome | None = None
+    for answer in answers:
+        if answer.gradient.shape != problem.logits.shape:
+            shape = f"the gradient has shape {answer.gradient.shape}, the logits {problem.logits.shape}"
+            return Crashed(reason=shape), exact
+        tried, exact = _judge_one(problem, answer.gradient, exact, tolerance, flush=flush)
+        if outcome is None or (outcome.verdict is Verdict.PASS and tried.verdict is not Verdict.PASS):
+            outcome, judged = tried, answer
+    assert isinstance(outcome, Judged)
+    bound = stable_bound(exact, flush=flush)
+    rearranged = None
+    if candidate.watched and outcome.verdict is Verdict.PASS:
+        rearranged = observing.permuted(problem, candidate, exact, tolerance.limits(exact.values, bound), bound)
+    conduct = Conduct(
+        changed=tuple(dict.fromkeys(name for answer in answers for name in answer.changed)),
+        repeats=observing.repeats(exact, answers),
+        permuted=rearranged,
+        spread=observing.spread(problem, candidate, judged.gradient) if candidate.watched else 0,
+        loss=None if outcome.loss is None else observing.loss_value(problem, judged, outcome.loss, exact),
+    )
+    verdict = Verdict.FAIL if conduct.wrong else outcome.verdict
+    return dataclasses.replace(outcome, conduct=conduct, verdict=verdict), exact
+
+
+def _judge_one(
+    problem: Problem, gradient: Array, exact: ExactGradient, tolerance: Tolerance, *, flush: bool
+) -> tuple[Judged, ExactGradient]:
+    """The verdict on one gradient, and the reference as refined as it took."""
 
     def limits(exact: ExactGradient) -> Limits:
         return tolerance.limits(exact.values, stable_bound(exact, flush=flush))

@@ -47,6 +47,7 @@ class MissingExtraError(GradcheckError):
 
     def __init__(self, what: str, extra: str, package: str) -> None:
         super().__init__(f"{what} needs the package '{package}': pip install 'gradcheck[{extra}]'")
+        self.package, self.extra = package, extra
 
 
 class CrashedError(GradcheckError):

@@ -26,14 +26,14 @@ class Function:
     folder: str | None = None
     """From which it may import even when it is called."""
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """What it returns; what it prints goes to standard error.
 
         Raises:
             CrashedError: for whatever it raises, `SystemExit` included.
         """
         with _crashing(f"{self.name} raised", self.folder):
-            return self.call(*arguments)
+            return self.call(*arguments, **keywords)
 
 
 def load(name: str) -> Function:
@@ -67,7 +67,7 @@ def _crashing(what: str, folder: str | None) -> Iterator[None]:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
-    except (UsageError, KeyboardInterrupt):
+    except (UsageError, CrashedError, KeyboardInterrupt):
         raise
     except BaseException as error:
         raise CrashedError(f"{what} {told(error)}") from error

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 import pkgutil
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 from gradcheck.exceptions import UnknownNameError
@@ -35,9 +38,22 @@ def load(folder: ModuleType, kind: str, name: str) -> ModuleType:
 
 def summary(module: ModuleType) -> str:
     """The first sentence of a module's docstring."""
-    return (module.__doc__ or "").strip().split("\n", 1)[0].rstrip(".")
+    return _parts(module.__doc__)[0]
 
 
 def story(module: ModuleType) -> str:
     """The rest of a module's docstring."""
-    return (module.__doc__ or "").strip().partition("\n")[2].strip("\n")
+    return _parts(module.__doc__)[1]
+
+
+def unimported(folder: ModuleType, name: str) -> tuple[str, str]:
+    """Summary and story of a module that is not imported: its package may not be there."""
+    module = importlib.util.find_spec(f"{folder.__name__}.{name}")
+    assert module is not None
+    assert module.origin is not None
+    return _parts(ast.get_docstring(ast.parse(Path(module.origin).read_text(encoding="utf-8"))))
+
+
+def _parts(docstring: str | None) -> tuple[str, str]:
+    first, _, rest = (docstring or "").strip().partition("\n")
+    return first.rstrip("."), rest.strip("\n")

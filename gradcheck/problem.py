@@ -95,7 +95,11 @@ class LossOption(abc.ABC):
         return self.value
 
     def take(self, rows: Int64) -> LossOption:
-        """The option where only some rows are left."""
+        """The option where only some rows are left, or all in another order."""
+        return self
+
+    def reordered(self, classes: Int64) -> LossOption:
+        """The option where the classes stand in another order."""
         return self
 
 
@@ -403,6 +407,35 @@ class Problem:
         )
         part.__dict__["terms"] = self.terms.take(rows)
         return part
+
+    def reordered(self, rows: Int64, classes: Int64) -> Problem:
+        """The same problem, its rows and classes in another order: class i is the one that was `classes`[i]."""
+        labels = self.labels[rows]
+        if labels.ndim == 2:
+            labels = labels[:, classes]
+        else:
+            place = np.empty(self.classes, dtype=np.int64)
+            place[classes] = np.arange(self.classes)
+            inside = (labels >= 0) & (labels < self.classes)
+            labels = np.where(inside, place[np.where(inside, labels, 0)], labels)
+        found = dataclasses.replace(
+            self,
+            logits=np.ascontiguousarray(self.logits[rows][:, classes]),
+            labels=np.ascontiguousarray(labels),
+            loss=tuple(option.take(rows).reordered(classes) for option in self.loss),
+        )
+        # of a part, the share of the whole's mean
+        terms = dataclasses.replace(found.terms, divisor=self.terms.divisor, zeta=self.terms.zeta)
+        found.__dict__["terms"] = terms
+        return found
+
+    @property
+    def share(self) -> Fraction:
+        """What a mean over these rows alone counts in that of the problem that they are a part of."""
+        if self.terms.divisor is None:
+            return Fraction(1)
+        alone = dataclasses.replace(self).terms.divisor
+        return alone / self.terms.divisor if alone and self.terms.divisor else Fraction(1)
 
     @property
     def rows(self) -> int:

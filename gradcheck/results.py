@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from gradcheck.exact import Dyadic
 from gradcheck.formats import Format
-from gradcheck.metrics import Decision, Measures
+from gradcheck.metrics import Decision, Extreme, Measures
 
 
 class Verdict(enum.StrEnum):
@@ -51,6 +51,72 @@ class Sufficient:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repeats:
+    """Answers to the same question that differ.
+
+    Attributes:
+        runs: how often it was asked.
+        components: of the gradient, that are not the same in all answers.
+        most_ulp: by how much they differ at most, in ulps of the exact value.
+        row, cls: where that is.
+    """
+
+    runs: int
+    components: int
+    most_ulp: float
+    row: int
+    cls: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Permuted:
+    """What the same rows and classes in another order make of the answer.
+
+    Attributes:
+        crash: why there was no answer; empty where there was one.
+        components: past both the limit and the `stable` bound, in that order alone.
+        worst: the furthest of them, at its place in the problem's own order.
+    """
+
+    crash: str = ""
+    components: int = 0
+    worst: Extreme | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossValue:
+    """The loss that came with the gradient, and is not the one that is described.
+
+    Attributes:
+        ratio: it over the exact loss; NaN where that is 0 or infinite.
+    """
+
+    value: float
+    ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conduct:
+    """What was noticed of the code itself, beside its gradient.
+
+    Attributes:
+        changed: the inputs that it wrote to.
+        spread: judged rows that are finite only where rows of NaN or inf are left out of the batch.
+    """
+
+    changed: tuple[str, ...] = ()
+    repeats: Repeats | None = None
+    permuted: Permuted | None = None
+    spread: int = 0
+    loss: LossValue | None = None
+
+    @property
+    def wrong(self) -> bool:
+        """Whether it fails a gradient that is right as it stands."""
+        return bool(self.changed) or self.permuted is not None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judged:
     """The candidate gave a gradient and the reference was made."""
 
@@ -62,6 +128,7 @@ class Judged:
     """Of all rows; None where the question was about another function."""
     sufficient: Sufficient | None = None
     """What would decide an inconclusive result, where the user's own digits or step did not."""
+    conduct: Conduct = Conduct()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +254,11 @@ class Report:
     settings: Mapping[str, object]
     results: tuple[Result, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are results, and every one of them passed."""
+        return bool(self.results) and all(result.verdict is Verdict.PASS for result in self.results)
 
     @property
     def summary(self) -> dict[Verdict, int]:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from gradcheck import candidates, catalogue, tolerances
-from gradcheck.candidates import Candidate
 from gradcheck.checking import check
 from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.exceptions import InputError
@@ -26,7 +25,7 @@ def judged(problem: Problem, gradient: Any, tolerance: str = "stable", **options
     settings = options.pop("settings", Settings())
     (result,) = check(
         problem,
-        [Candidate(name="planted", gradient=answer)],
+        [candidates.computed("planted", answer)],
         case="case",
         tolerance=tolerances.parse(tolerance),
         settings=settings,

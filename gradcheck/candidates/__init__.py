@@ -1,73 +1,176 @@
 """Candidates: implementations of the gradient that are checked. One file each; its name is the candidate's.
 
-A file defines `gradient(problem) -> array`: the gradient of the problem's loss with respect to its logits, (N, k),
-in the problem's dtype or in one of its own. It raises NotApplicableError where it has no answer.
+A file here defines `gradient(problem) -> array`: the gradient of the problem's loss with respect to its logits, (N, k),
+in the problem's dtype or in one of its own. It raises NotApplicableError where it has no answer. A file of `frameworks`
+adapts a package that need not be installed; that, and code of the user's own, runs in a child process.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
-from gradcheck import functions, plugins
-from gradcheck.candidates import _function
-from gradcheck.candidates._function import array_of
+from gradcheck import plugins
+from gradcheck.candidates import _function, _piece, frameworks
+from gradcheck.candidates._answers import Answer, Asked, array_of, as_request, from_answer
+from gradcheck.candidates._command import Command
+from gradcheck.exceptions import MissingExtraError, UsageError
 from gradcheck.formats import Array, Int64
 from gradcheck.functions import Function
 from gradcheck.problem import Problem
+from gradcheck.processes import TIMEOUT, Process
 
-__all__ = ["DEFAULT", "Candidate", "array_of", "given", "load", "names", "of_function", "part", "story", "summary"]
+__all__ = [
+    "DEFAULT",
+    "Answer",
+    "Candidate",
+    "Running",
+    "array_of",
+    "computed",
+    "given",
+    "load",
+    "names",
+    "of_command",
+    "of_function",
+    "part",
+    "piece",
+    "story",
+    "summary",
+]
 
 DEFAULT = "shifted"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Running:
+    """How code of the user's own is run.
+
+    Attributes:
+        timeout: seconds that an answer may take.
+        device: of a framework, by its own name for it.
+    """
+
+    timeout: float = TIMEOUT
+    device: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A named implementation."""
+    """A named implementation.
+
+    Attributes:
+        watched: whether it is code that may answer otherwise when it is asked again, or asked in another order.
+    """
 
     name: str
-    gradient: Callable[[Problem], Array]
+    answer: Callable[[Problem], Answer]
+    watched: bool = False
+
+    def gradient(self, problem: Problem) -> Array:
+        """The gradient alone."""
+        return self.answer(problem).gradient
 
 
 def names() -> list[str]:
-    """The built-in candidates."""
-    return plugins.names(sys.modules[__name__])
+    """The candidates that gradcheck brings; those of `frameworks` need their packages."""
+    return sorted([*plugins.names(sys.modules[__name__]), *plugins.names(frameworks)])
 
 
-def load(name: str) -> Candidate:
-    """A candidate by its name: a built-in one, or a function as MODULE:FUNCTION or PATH.py:FUNCTION.
+def load(name: str, running: Running = Running()) -> Candidate:
+    """A candidate by its name: a built-in one, a framework, or a function as MODULE:FUNCTION or PATH.py:FUNCTION.
 
     Raises:
         UsageError: where there is none.
-        CrashedError: where importing a function raises.
+        MissingExtraError: where its package is not installed.
     """
-    if ":" in name:
-        return of_function(functions.load(name))
-    module = plugins.load(sys.modules[__name__], "candidate", name)
-    return Candidate(name=name, gradient=module.gradient)
+    framework, colon, target = name.partition(":")
+    if framework in plugins.names(frameworks):
+        if colon and ":" not in target:
+            raise UsageError(f"'{name}' should read {framework}:MODULE:LOSS or {framework}:PATH.py:LOSS")
+        if importlib.util.find_spec(framework) is None:
+            raise MissingExtraError(f"--candidate {framework}", framework, framework)
+        return _in_a_child(name, f"{frameworks.__name__}.{framework}", target or None, running, _stamp(target))
+    if running.device is not None:
+        raise UsageError(f"--device goes with {' and '.join(plugins.names(frameworks))}, not with '{name}'")
+    if colon:
+        return _in_a_child(name, _function.__name__, name, running, _stamp(name))
+    return computed(name, plugins.load(sys.modules[__name__], "candidate", name).gradient)
+
+
+def _stamp(target: str) -> tuple[float, int] | None:
+    """Tells a file of code from what it was before."""
+    try:
+        found = os.stat(target.rpartition(":")[0])
+    except OSError:
+        return None
+    return found.st_mtime, found.st_size
+
+
+@lru_cache(maxsize=16)
+def _in_a_child(
+    name: str, module: str, target: str | None, running: Running, stamp: tuple[float, int] | None
+) -> Candidate:
+    # one child serves all problems: frameworks take seconds to import
+    process = Process(name, module, {"target": target, "device": running.device}, running.timeout)
+    return Candidate(
+        name=name, answer=lambda problem: from_answer(process(**as_request(Asked.of(problem)))), watched=True
+    )
 
 
 def summary(name: str) -> str:
-    """What a built-in candidate computes, in one sentence."""
-    return plugins.summary(plugins.load(sys.modules[__name__], "candidate", name))
+    """What a candidate computes, in one sentence."""
+    return _documented(name)[0]
 
 
 def story(name: str) -> str:
     """What there is to know beyond that sentence; may be empty."""
-    return plugins.story(plugins.load(sys.modules[__name__], "candidate", name))
+    return _documented(name)[1]
+
+
+def _documented(name: str) -> tuple[str, str]:
+    if name in plugins.names(frameworks):
+        return plugins.unimported(frameworks, name)
+    module = plugins.load(sys.modules[__name__], "candidate", name)
+    return plugins.summary(module), plugins.story(module)
 
 
 def of_function(function: Function) -> Candidate:
-    """A function of the user's own; see `candidates._function` for what it takes and returns."""
-    return Candidate(name=function.name, gradient=lambda problem: _function.gradient(function, problem))
+    """A function that is at hand, called in this process; see `candidates._function` for what it takes and returns."""
+    return Candidate(
+        name=function.name, answer=lambda problem: _function.answer(function, Asked.of(problem)), watched=True
+    )
+
+
+def piece(name: str, timeout: float) -> Function:
+    """A function of the user's own that lives in a child process, and returns arrays of the formats.
+
+    Raises:
+        UsageError: where there is none.
+    """
+    process = Process(name, _piece.__name__, {"target": name}, timeout)
+    return Function(name=name, call=lambda *arguments: process(arguments=list(arguments))["value"])
+
+
+def of_command(template: str, *, suffix: str, running: Running, gradient_dtype: str | None) -> Candidate:
+    """A program; see `candidates._command`."""
+    command = Command(template, suffix=suffix, timeout=running.timeout, gradient_dtype=gradient_dtype)
+    return Candidate(name=template, answer=command.answer, watched=True)
+
+
+def computed(name: str, gradient: Callable[[Problem], Array]) -> Candidate:
+    """A gradient as a function of the problem."""
+    return Candidate(name=name, answer=lambda problem: Answer(gradient=gradient(problem)))
 
 
 def given(name: str, gradient: Array) -> Candidate:
-    """A gradient that was computed elsewhere, (N, k), as a candidate."""
-    return Candidate(name=name, gradient=lambda problem: gradient)
+    """A gradient that was computed elsewhere, (N, k)."""
+    return computed(name, lambda _: gradient)
 
 
 def part(candidate: Candidate, rows: Int64) -> Candidate:
-    """A candidate that answers for a whole input, of which only some rows are asked."""
-    return Candidate(name=candidate.name, gradient=lambda problem: candidate.gradient(problem)[rows])
+    """A gradient for a whole input, of which only some rows are asked."""
+    return computed(candidate.name, lambda problem: candidate.gradient(problem)[rows])

@@ -1,66 +1,47 @@
-"""A function of the user's own as a candidate.
+"""A NumPy function of the user's own as a candidate.
 
 It takes logits (N, k) and labels, (N,) or (N, k), as NumPy arrays of the problem's format, and returns the gradient of
-the sum over rows, (N, k); a mean is taken of it here. One with a third parameter gets the loss options by name, numbers
-as numbers and arrays as arrays of the problem's format, and returns the gradient of exactly that loss.
+the sum over rows, (N, k), or the loss and that gradient; a mean is taken of it here. One with a third parameter gets
+the loss options by name, numbers as numbers and arrays as arrays of the problem's format, and returns the gradient of
+exactly that loss.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
-
-from gradcheck import formats
-from gradcheck.exceptions import CrashedError, NotApplicableError
-from gradcheck.formats import Array
-from gradcheck.functions import Function, told
-from gradcheck.problem import Problem, Stage
+from gradcheck import functions
+from gradcheck.candidates._answers import Answer, Asked, array_of, as_answer, changed, copied, loss_of
+from gradcheck.exceptions import NotApplicableError
+from gradcheck.functions import Function
 
 
-def gradient(function: Function, problem: Problem) -> Array:
-    """The gradient of the problem's loss, (N, k), in the function's own dtype.
+def implementation(target: str, device: str | None) -> Callable[..., dict[str, Any]]:
+    """What a child process answers with."""
+    function = functions.load(target)
+    return lambda **request: as_answer(answer(function, Asked(**request)))
+
+
+def answer(function: Function, asked: Asked) -> Answer:
+    """What a function makes of a problem.
 
     Raises:
         NotApplicableError: where the loss has an option that the function does not take.
         CrashedError: where it raises, or returns no array of numbers.
     """
-    arguments = [problem.logits.copy(), problem.labels.copy()]
     whole = _takes_options(function)
-    options = [option for option in problem.loss if option.stage is not Stage.LAYOUT]
-    if whole:
-        found = function(*arguments, {option.name: option.argument(problem.format) for option in options})
-    else:
-        others = [option.name for option in options if option.stage is not Stage.MEAN]
-        if others:
-            raise NotApplicableError(f"{function.name} takes no loss options, and the loss has {', '.join(others)}")
-        found = function(*arguments)
-    array = array_of(function, found)
-    divisor = problem.terms.divisor
-    if not whole and divisor is not None:
-        array = (array.astype(np.float64) / float(divisor)).astype(array.dtype) if divisor else array * 0
-    return array
-
-
-def array_of(function: Function, found: object) -> Array:
-    """What a function returned, as an array of one of the formats.
-
-    Raises:
-        CrashedError: where it is none.
-    """
-    if found is None:
-        raise CrashedError(f"{function.name} returned nothing; does it lack a return?")
-    try:
-        array = np.array(found)  # a copy: it may use its buffer again
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise CrashedError(
-            f"{function.name} returned a {type(found).__name__}, which is no array ({told(error)})"
-        ) from None
-    if formats.of_dtype(array.dtype) is None:
-        raise CrashedError(f"{function.name} returned {array.dtype}; expected one of {', '.join(formats.FORMATS)}")
-    return array
+    if asked.beyond and not whole:
+        raise NotApplicableError(f"{function.name} takes no loss options, and the loss has {', '.join(asked.beyond)}")
+    given = copied(asked)
+    arguments = [given.logits, given.labels, *([dict(asked.options)] if whole else [])]
+    found, loss = function(*arguments), None
+    if isinstance(found, tuple) and len(found) == 2:
+        loss = loss_of(function.name, found[0], asked, whole=whole)
+        found = found[1]
+    gradient = array_of(function.name, found)
+    return Answer(gradient=asked.finished(gradient, whole=whole), loss=loss, changed=changed(before=asked, after=given))
 
 
 def _takes_options(function: Function) -> bool:

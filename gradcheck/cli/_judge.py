@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from gradcheck import checking, formats, tolerances
+from gradcheck import candidates, checking, files, formats, tolerances
 from gradcheck.candidates import Candidate
 from gradcheck.cli._options import Judging, Rule
 from gradcheck.exact import positive, whole
-from gradcheck.exceptions import UsageError
+from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.problem import Problem
 from gradcheck.reference import Settings
 from gradcheck.results import Result
@@ -23,7 +23,7 @@ class Judge:
     """
 
     def __init__(self, judging: Judging) -> None:
-        self._flush = judging.ftz
+        self._flush, self._repeat = judging.ftz, judging.repeat
         self._tolerance = tolerances.parse(judging.tolerance)
         self._format = formats.named(judging.gradient_dtype) if judging.gradient_dtype else None
         self._settings = Settings(
@@ -35,19 +35,47 @@ class Judge:
         )
 
     def results(
-        self, problem: Problem, candidates: list[Candidate], case: str, on_row: Callable[[], None] = lambda: None
+        self, problem: Problem, chosen: list[Candidate], case: str, on_row: Callable[[], None] = lambda: None
     ) -> Iterator[Result]:
         """One result for each candidate."""
         return checking.check(
             problem,
-            candidates,
+            chosen,
             case=case,
             tolerance=self._tolerance,
             settings=self._settings,
             gradient_format=self._format,
             flush=self._flush,
+            repeat=self._repeat,
             on_row=on_row,
         )
+
+
+def candidates_of(judging: Judging) -> list[Candidate]:
+    """The implementations that are named.
+
+    Raises:
+        UsageError: where there is none of a name.
+    """
+    if judging.exchange not in files.exchanged():
+        raise UnknownNameError("exchange format", judging.exchange, files.exchanged())
+    running = candidates.Running(timeout=timeout_of(judging), device=judging.device)
+    if judging.device is not None and not judging.candidate:
+        raise UsageError("--device goes with --candidate torch or jax")
+    found = [candidates.load(name, running) for name in judging.candidate or []]
+    return found + [
+        candidates.of_command(
+            template, suffix=f".{judging.exchange}", running=running, gradient_dtype=judging.gradient_dtype
+        )
+        for template in judging.command or []
+    ]
+
+
+def timeout_of(rule: Rule) -> float:
+    """Seconds that code of the user's own may take for an answer."""
+    if not 0 < rule.timeout < math.inf:
+        raise UsageError(f"--timeout is a number of seconds above 0, not {rule.timeout:g}")
+    return rule.timeout
 
 
 def digits_of(rule: Rule) -> int | None:

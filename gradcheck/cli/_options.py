@@ -73,7 +73,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """By what rule is judged, and how fine the reference is."""
+    """By what rule is judged, how long code may take, and how fine the reference is."""
 
     tolerance: Annotated[
         str,
@@ -86,6 +86,12 @@ class Rule:
     ftz: Annotated[
         bool, typer.Option("--ftz", help="Accept flushed subnormals under stable.", rich_help_panel=_JUDGED)
     ] = False
+    timeout: Annotated[
+        float,
+        typer.Option(
+            help="Seconds that code of your own may take for an answer.", rich_help_panel=_JUDGED, metavar="S"
+        ),
+    ] = 120.0
     digits: Annotated[
         str,
         typer.Option(help="Working digits of the reference, or auto.", rich_help_panel=_REFERENCE, metavar="N"),
@@ -107,11 +113,41 @@ class Judging(Rule):
     candidate: Annotated[
         list[str] | None,
         typer.Option(
-            help="A built-in form, MODULE:FUNCTION or PATH.py:FUNCTION; repeatable. Default: shifted.",
+            help="A built-in form, torch, jax, MODULE:FUNCTION, PATH.py:FUNCTION, or torch:MODULE:LOSS; repeatable. "
+            "Default: shifted.",
             rich_help_panel=_JUDGED,
             metavar="NAME",
         ),
     ] = None
+    command: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A program to check, its words with {logits} {labels} {gradient} for the paths; repeatable.",
+            rich_help_panel=_JUDGED,
+            metavar="TEMPLATE",
+        ),
+    ] = None
+    exchange: Annotated[
+        str,
+        typer.Option(
+            help="The files that a program reads and writes: npy or safetensors.",
+            rich_help_panel=_JUDGED,
+            metavar="FORMAT",
+        ),
+    ] = "npy"
+    device: Annotated[
+        str | None,
+        typer.Option(help="The device of a framework, such as cuda:0.", rich_help_panel=_JUDGED, metavar="NAME"),
+    ] = None
+    repeat: Annotated[
+        int,
+        typer.Option(
+            help="Ask code of your own N times, judge the worst answer, and say how far they differ.",
+            rich_help_panel=_JUDGED,
+            metavar="N",
+            min=1,
+        ),
+    ] = 1
     gradient_dtype: Annotated[
         str | None,
         typer.Option(

@@ -25,10 +25,9 @@ def command(
     """Check candidates on logits from a file: .npy .npz .csv .tsv .json .jsonl."""
     from gradcheck import candidates
     from gradcheck.cli import _source
-    from gradcheck.cli._judge import Judge
+    from gradcheck.cli._judge import Judge, candidates_of
 
-    judge = Judge(judging)
-    chosen = [candidates.load(name) for name in judging.candidate or []]
+    judge, chosen = Judge(judging), candidates_of(judging)
     name, problem, gradients, notes = _source.load(logits, source, judging.gradient_dtype)
     chosen += gradients or ([] if chosen else [candidates.load(candidates.DEFAULT)])
     rows = _source.chosen_rows(source, problem)
@@ -52,7 +51,9 @@ def _again(logits: str | None, source: _options.Source, judging: _options.Judgin
     if logits == "-":
         return ""  # standard input is not there again
     words = ["check", *_options.path(logits), *_options.arguments(source)]
-    words += _options.arguments(judging, without=("candidate",))
-    if candidate != source.gradient and candidate != "gradient in the file":
+    words += _options.arguments(judging, without=("candidate", "command"))
+    if candidate in (judging.command or []):
+        words += ["--command", candidate]
+    elif candidate != source.gradient and candidate != "gradient in the file":
         words += ["--candidate", candidate]
     return _options.command_line(words)

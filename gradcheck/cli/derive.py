@@ -63,7 +63,7 @@ def command(
     reporting: _options.Reporting,
 ) -> None:
     """Check the derivation of ŷ - y step by step: softmax, its Jacobian, the loss, the chain rule, the fused form."""
-    from gradcheck import derivation, functions, tolerances
+    from gradcheck import candidates, derivation, tolerances
     from gradcheck.cli import _judge, _source
     from gradcheck.report import _derivation
 
@@ -72,7 +72,8 @@ def command(
     if show is not None and show not in derivation.NAMES:
         raise UnknownNameError("step", show, derivation.NAMES)
     given = {name.replace("_", "-"): spec for name, spec in dataclasses.asdict(pieces).items() if spec is not None}
-    loaded = {piece: functions.load(spec) for piece, spec in given.items()}
+    timeout = _judge.timeout_of(rule)
+    loaded = {piece: candidates.piece(spec, timeout) for piece, spec in given.items()}
     tolerance = tolerances.parse(rule.tolerance)
     digits, step_log2 = _judge.digits_of(rule), _judge.step_log2_of(rule)
     problems = list(_source.load_each(logits, source, seeded=True))

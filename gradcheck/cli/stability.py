@@ -30,10 +30,10 @@ def command(
 ) -> None:
     """Check candidates across the catalogue of extreme-logit cases."""
     from gradcheck import candidates, catalogue, formats
-    from gradcheck.cli._judge import Judge
+    from gradcheck.cli._judge import Judge, candidates_of
 
     judge = Judge(judging)
-    chosen = [candidates.load(name) for name in judging.candidate or [candidates.DEFAULT]]
+    chosen = candidates_of(judging) or [candidates.load(candidates.DEFAULT)]
     kinds = [formats.named(name) for name in dict.fromkeys(dtype or ["float32", "float64"])]
     selected = catalogue.select(case or [])
 
@@ -43,8 +43,9 @@ def command(
                 for fmt in kinds:
                     problem = one.problem(fmt)
                     for result in [] if problem is None else judge.results(problem, chosen, one.name):
-                        words = ["check", "--case", one.name, "--dtype", fmt.name, "--candidate", result.candidate]
-                        words += _options.arguments(judging, without=("candidate",))
+                        kind = "--command" if result.candidate in (judging.command or []) else "--candidate"
+                        words = ["check", "--case", one.name, "--dtype", fmt.name, kind, result.candidate]
+                        words += _options.arguments(judging, without=("candidate", "command"))
                         yield dataclasses.replace(result, again=_options.command_line(words))
                     tick()
 

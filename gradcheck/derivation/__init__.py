@@ -396,7 +396,7 @@ def _array(piece: Function, shape: tuple[int, ...], *arguments: object) -> Array
     Raises:
         CrashedError: where it raises, or returns something else.
     """
-    array = candidates.array_of(piece, piece(*arguments))
+    array = candidates.array_of(piece.name, piece(*arguments))
     if array.shape != shape:
         raise CrashedError(f"{piece.name} returned shape {array.shape}; expected {shape}")
     return array

@@ -22,7 +22,7 @@ import numpy as np
 
 from gradcheck import formats, plugins, writing
 from gradcheck.exact import Texts, parse
-from gradcheck.exceptions import InputError, UsageError
+from gradcheck.exceptions import InputError, MissingExtraError, UsageError
 from gradcheck.formats import Array, Format
 
 LONE = ""
@@ -128,7 +128,7 @@ def names() -> list[str]:
 
 def summary(name: str) -> str:
     """What a file format is, in one sentence."""
-    return plugins.summary(plugins.load(sys.modules[__name__], "input format", name))
+    return plugins.unimported(sys.modules[__name__], name)[0]
 
 
 def load(
@@ -221,6 +221,18 @@ def save(path: Path, logits: Array, labels: Array) -> None:
     writing.replace(path, buffer.getvalue())
 
 
+def exchanged() -> list[str]:
+    """The file formats in which single arrays go to programs and come back."""
+    return ["npy", "safetensors"]
+
+
+def save_one(path: Path, name: str, array: Array) -> None:
+    """Writes a single array in the format of the suffix, one of `exchanged()`."""
+    module = _module(path.name, None)
+    with open(path, "wb") as stream:
+        module.write_one(stream, name, array)
+
+
 def _read(path: str, input_format: str | None, flag: str | None = None, others: Sequence[str] = ()) -> Contents:
     """What the file holds of the arrays that are known or wanted by name.
 
@@ -262,15 +274,21 @@ def _standard_input() -> bytes:
 
 
 def _module(path: str, input_format: str | None, flag: str | None = None) -> ModuleType:
-    here = sys.modules[__name__]
     if input_format is not None:
-        return plugins.load(here, "input format", input_format)
+        return _loaded(input_format)
     suffix = Path(path).suffix.lower().removeprefix(".")
     if suffix not in names():
         what = f"the suffix '.{suffix}'" if suffix else "no suffix"
         hint = f" ({flag} names another)" if flag else ""
         raise InputError(f"{path}: {what} names no file format; there are: {', '.join(names())}{hint}")
-    return plugins.load(here, "input format", suffix)
+    return _loaded(suffix)
+
+
+def _loaded(name: str) -> ModuleType:
+    try:
+        return plugins.load(sys.modules[__name__], "input format", name)
+    except ModuleNotFoundError as missing:
+        raise MissingExtraError(f"a .{name} file", name, missing.name or name) from None
 
 
 @contextmanager

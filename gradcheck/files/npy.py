@@ -21,3 +21,8 @@ def read(stream: BinaryIO, names: Sequence[str]) -> files.Contents:
 def write(stream: BinaryIO, logits: Array, labels: Array) -> None:
     """The logits; labels have no place in a .npy file."""
     _arrays.write_array(stream, logits)
+
+
+def write_one(stream: BinaryIO, name: str, array: Array) -> None:
+    """A single array, without its name."""
+    _arrays.write_array(stream, array)

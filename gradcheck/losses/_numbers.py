@@ -69,13 +69,17 @@ class Numbers:
 
     def take(self, rows: Int64) -> Numbers:
         """Some rows of a matrix, or some numbers of a list that has one for each row."""
-        array = self.array
-        if isinstance(array, Texts):
-            array = np.array(array.cells, dtype=object).reshape(array.shape)[rows]
-            array = Texts(cells=array.ravel().tolist(), shape=array.shape)
-        else:
-            array = array[rows]
-        return dataclasses.replace(self, array=array)
+        return self._each(lambda array: array[rows])
+
+    def reordered(self, classes: Int64) -> Numbers:
+        """Another order of the classes, which stand along the last axis."""
+        return self._each(lambda array: array[..., classes])
+
+    def _each(self, change: Callable[[Array], Array]) -> Numbers:
+        if isinstance(self.array, Texts):
+            array = change(np.array(self.array.cells, dtype=object).reshape(self.shape))
+            return dataclasses.replace(self, array=Texts(cells=array.ravel().tolist(), shape=array.shape))
+        return dataclasses.replace(self, array=change(self.array))
 
     def refused(self, what: str, wanted: str) -> InputError:
         """What to raise where the shape is another."""

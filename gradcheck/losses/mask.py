@@ -38,6 +38,10 @@ class Mask(OfNumbers):
         """Of a mask for each row, some rows."""
         return Mask(numbers=self.numbers.take(rows)) if len(self.numbers.shape) == 2 else self
 
+    def reordered(self, classes: Int64) -> LossOption:
+        """The mask of the classes in another order."""
+        return Mask(numbers=self.numbers.reordered(classes))
+
     def fold(self, terms: Terms) -> Terms:
         """Makes the logits of the others -inf, and their labels weigh nothing."""
         mask, shape = self.argument(terms.format), terms.logits.shape

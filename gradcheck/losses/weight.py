@@ -13,9 +13,9 @@ from typing import ClassVar
 import numpy as np
 
 from gradcheck.exceptions import InputError
-from gradcheck.formats import Array, Float64, Format
+from gradcheck.formats import Array, Float64, Format, Int64
 from gradcheck.losses._numbers import Numbers, OfNumbers
-from gradcheck.problem import Stage, Terms
+from gradcheck.problem import LossOption, Stage, Terms
 
 _LEAST, _MOST = 1e-100, 1e100
 
@@ -30,6 +30,10 @@ class Weight(OfNumbers):
     def argument(self, fmt: Format) -> Array:
         """The weights in the format, (k,)."""
         return self._rounded(fmt).astype(fmt.dtype)
+
+    def reordered(self, classes: Int64) -> LossOption:
+        """The weights of the classes in another order."""
+        return Weight(numbers=self.numbers.reordered(classes))
 
     def fold(self, terms: Terms) -> Terms:
         """Sets the weights."""

@@ -9,7 +9,7 @@ from gradcheck import text
 from gradcheck.metrics import Extreme
 from gradcheck.reference import digits_of
 from gradcheck.report import _sentences
-from gradcheck.results import Judged, Report, Result
+from gradcheck.results import Conduct, Judged, Report, Result
 
 SCHEMA_VERSION = 1
 _MAXIMA = {"abs": "max_abs", "rel": "max_rel", "ulp": "max_ulp", "bound": "max_bound", "norm": "norm"}
@@ -65,7 +65,7 @@ def result_record(result: Result) -> dict[str, Any]:
             "wrong_sign",
             "reference",
         )
-        return record | dict.fromkeys([*_MAXIMA.values(), "places", *empty, "diagnosis"])
+        return record | dict.fromkeys([*_MAXIMA.values(), "places", *empty, "conduct", "diagnosis"])
     measures, facts = outcome.measures, outcome.reference
     return record | {
         **{field: number(_value(measures.extremes[name])) for name, field in _MAXIMA.items()},
@@ -94,7 +94,32 @@ def result_record(result: Result) -> dict[str, Any]:
             "certified": facts.certified,
             "evaluations": facts.evaluations,
         },
+        "conduct": _conduct(result, outcome.conduct),
         "diagnosis": None,
+    }
+
+
+def _conduct(result: Result, seen: Conduct) -> dict[str, Any]:
+    """What was noticed of the code beside its gradient."""
+    repeats, permuted, loss = seen.repeats, seen.permuted, seen.loss
+    return {
+        "changed_input": list(seen.changed),
+        "repeats": repeats
+        and {
+            "runs": repeats.runs,
+            "components": repeats.components,
+            "most_ulp": number(repeats.most_ulp),
+            "row": result.row_number(repeats.row),
+            "class": repeats.cls,
+        },
+        "permuted": permuted
+        and {
+            "crash": permuted.crash or None,
+            "components": permuted.components,
+            "worst": _place(result, permuted.worst),
+        },
+        "spread_rows": seen.spread,
+        "loss": loss and {"value": number(loss.value), "ratio": None if math.isnan(loss.ratio) else number(loss.ratio)},
     }
 
 

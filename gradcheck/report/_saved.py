@@ -48,6 +48,8 @@ def known(record: dict[str, Any], result: Result) -> bool:
             continue
         if result.verdict is not Verdict.FAIL:
             return bool(saved.get("reason") == mine.get("reason"))
+        if any(mine["conduct"][key] and not (saved.get("conduct") or {}).get(key) for key in _CONDUCT):
+            return False
         worst, before = mine.get("worst"), saved.get("worst")
         if not isinstance(worst, dict) or not isinstance(before, dict):
             return False
@@ -59,6 +61,7 @@ def known(record: dict[str, Any], result: Result) -> bool:
 
 _SAME = ("case", "digest", "step", "candidate", "dtype", "gradient_dtype", "loss", "tolerance", "verdict")
 _COUNTS = ("failed", "nonfinite", "wrong_sign", "flushed", "ignored_nonzero")
+_CONDUCT = ("changed_input", "permuted")
 _SIZES = ("max_abs", "max_ulp", "max_bound", "norm")
 
 

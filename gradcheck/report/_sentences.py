@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 from gradcheck import text
 from gradcheck.metrics import Extreme
-from gradcheck.results import Confirmed, Crashed, Judged, Report, Result, Skipped, StepFacts, Unconfirmed, Verdict
+from gradcheck.results import (
+    Confirmed,
+    Crashed,
+    Judged,
+    Permuted,
+    Report,
+    Result,
+    Skipped,
+    StepFacts,
+    Unconfirmed,
+    Verdict,
+)
 
 
 def reason(result: Result) -> str:
@@ -31,6 +44,8 @@ def _judged(result: Result, judged: Judged) -> str:
         return "no component was judged"
     against = _limit(result.tolerance, judged.decision.limit_ulps)
     match judged.verdict:
+        case Verdict.FAIL if not judged.decision.failed:
+            return f"the gradient is right as it stands, but {conduct(result, judged)}"
         case Verdict.FAIL:
             return (
                 f"{place(worst, result)}, off by {text.brief(worst.ulp)} ulp where {against}; "
@@ -97,9 +112,40 @@ def findings(result: Result, judged: Judged) -> str:
         found += _underflow(result.step)
     if judged.verdict is Verdict.FAIL and result.format is not result.gradient_format:
         found.append(f"it is {result.gradient_format.name} for {result.format.name} logits, and judged as such")
+    if judged.decision.failed or judged.verdict is not Verdict.FAIL:
+        found += [said for said in [conduct(result, judged)] if said]
     if note := unjudged(result):
         found.append(note)
     return "".join(f"; {finding}" for finding in found)
+
+
+def conduct(result: Result, judged: Judged) -> str:
+    """What was noticed of the code beside its gradient; may be empty."""
+    seen, found = judged.conduct, []
+    if seen.changed:
+        found.append(f"it overwrites its input ({' and '.join(seen.changed)})")
+    match seen.permuted:
+        case Permuted(crash=str(why)) if why:
+            found.append(f"with its rows and classes in another order it fails: {text.name(why)}")
+        case Permuted(components=n, worst=Extreme() as worst):
+            found.append(
+                f"with its rows and classes in another order {text.count(n, 'component')} "
+                f"{'is' if n == 1 else 'are'} wrong, the worst by {text.brief(worst.ulp)} ulp at {place(worst, result)}"
+            )
+    if seen.repeats is not None:
+        where = address(result, seen.repeats.row, seen.repeats.cls)
+        found.append(
+            f"{seen.repeats.runs} runs differ in {text.count(seen.repeats.components, 'component')}, by up to "
+            f"{text.brief(seen.repeats.most_ulp)} ulp ({where})"
+        )
+    if seen.spread:
+        found.append(
+            f"{text.count(seen.spread, 'row')} not finite only because of other rows of NaN or inf in the batch"
+        )
+    if seen.loss is not None:
+        ratio = "" if math.isnan(seen.loss.ratio) else f", {text.brief(seen.loss.ratio)} times it"
+        found.append(f"the loss that comes with it, {text.brief(seen.loss.value)}, is not the one described{ratio}")
+    return "; ".join(found)
 
 
 def _underflow(step: StepFacts) -> list[str]:
@@ -121,13 +167,14 @@ def unjudged(result: Result) -> str:
     if not isinstance(result.outcome, Judged) or result.step is not None:  # a note tells it of all steps
         return ""
     rows = result.outcome.measures.undefined_rows
-    return f"{text.count(rows, 'row')} undefined (NaN or inf) and not judged" if rows else ""
+    return f"{text.count(rows, 'row')} undefined (NaN, inf, or a mean of 0/0) and not judged" if rows else ""
 
 
 def told(result: Result, *, verbose: bool) -> str:
     """The sentence that goes with a result outside a table's cells; nothing where the cells say it all."""
     if result.verdict is Verdict.PASS and not verbose:
-        return unjudged(result)
+        noticed = conduct(result, result.outcome) if isinstance(result.outcome, Judged) else ""
+        return "; ".join(said for said in (noticed, unjudged(result)) if said)
     return reason(result)
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from gradcheck import candidates, catalogue, reference, tolerances
-from gradcheck.candidates import Candidate
 from gradcheck.checking import check
 from gradcheck.estimates import estimate
 from gradcheck.exact import Dyadic, to_fraction
@@ -386,7 +385,7 @@ def test_one_ulp_off_a_power_of_two_never_fails_one_ulp(settings: Settings, clas
     gradient = np.full((1, classes), 1 / classes, dtype=np.float32)
     gradient[0, 0] -= 1
     gradient[0, 1] = np.nextafter(np.float32(1 / classes), np.float32(1))
-    planted = Candidate(name="planted", gradient=lambda _: gradient)
+    planted = candidates.computed("planted", lambda _: gradient)
     for limit, known in (("ulp:1.5", Verdict.FAIL), ("ulp:2.5", Verdict.INCONCLUSIVE), ("ulp:0.25", Verdict.PASS)):
         (result,) = check(problem, [planted], case="x", tolerance=tolerances.parse(limit), settings=settings)
         assert result.verdict is not known

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from gradcheck import candidates, report, text, tolerances
-from gradcheck.candidates import Candidate
 from gradcheck.checking import check
 from gradcheck.exact import Dyadic
 from gradcheck.formats import named
@@ -37,11 +36,11 @@ def sample() -> Report:
     nan = np.array([[math.nan, math.inf, 0.0]], dtype=np.float32)
     empty = make_problem([[math.nan, 0.0]], [0])
     runs = [
-        (problem, Candidate(name="sound", gradient=lambda _: sound), Settings()),
-        (problem, Candidate(name="<script>alert(1)</script>", gradient=lambda _: nan), Settings()),
-        (problem, Candidate(name="a|b\n\x1b[31m", gradient=lambda _: sound), Settings(digits=8)),
-        (empty, Candidate(name="[red]x[/red]", gradient=lambda _: sound), Settings()),
-        (problem, Candidate(name="=1+1", gradient=lambda _: sound.T), Settings()),
+        (problem, candidates.computed("sound", lambda _: sound), Settings()),
+        (problem, candidates.computed("<script>alert(1)</script>", lambda _: nan), Settings()),
+        (problem, candidates.computed("a|b\n\x1b[31m", lambda _: sound), Settings(digits=8)),
+        (empty, candidates.computed("[red]x[/red]", lambda _: sound), Settings()),
+        (problem, candidates.computed("=1+1", lambda _: sound.T), Settings()),
     ]
     results = [
         result

@@ -5,13 +5,10 @@ A file defines `CERTIFIED` and `METHODS` (by name, `(estimates, plan) -> Evaluat
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
@@ -101,8 +98,4 @@ def load(name: str) -> Engine:
 
 def summary(name: str) -> str:
     """What an engine is, in one sentence, without importing it: its package may not be there."""
-    module = importlib.util.find_spec(f"{__name__}.{name}")
-    assert module is not None
-    assert module.origin is not None
-    docstring = ast.get_docstring(ast.parse(Path(module.origin).read_text(encoding="utf-8"))) or ""
-    return docstring.split("\n", 1)[0].rstrip(".")
+    return plugins.unimported(sys.modules[__name__], name)[0]

@@ -98,6 +98,6 @@ def test_each_case(case: Problem) -> None:
 
 
 def test_public_names() -> None:
-    assert set(gradcheck.__all__) <= set(dir(gradcheck.testing)) | {"__version__"}
+    assert set(gradcheck.__all__) <= set(dir(gradcheck.api)) | {"__version__"}
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = gradcheck.nothing

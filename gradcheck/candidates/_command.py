@@ -1,0 +1,124 @@
+"""A program as a candidate: it reads logits and labels from files, and writes the gradient into one.
+
+The words of its command hold {logits}, {labels} and {gradient} in place of their paths, and may hold {loss}, a JSON
+file with the loss options. No shell sees them. The gradient is that of exactly the loss that is described.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from gradcheck import files
+from gradcheck.candidates._answers import Answer, Asked
+from gradcheck.exceptions import CrashedError, InputError, UsageError, visible
+from gradcheck.files import Layout
+from gradcheck.problem import Problem
+
+_PLACES = ("logits", "labels", "gradient")
+_TAIL = 300
+"""Characters of standard error that a crash shows."""
+
+
+class Command:
+    """A command line with places for paths.
+
+    Args:
+        template: the words, quoted as a shell would have them.
+        suffix: of the files that are exchanged, .npy or .safetensors.
+        timeout: seconds that the program may take.
+        gradient_dtype: what bit patterns of a gradient are.
+
+    Raises:
+        UsageError: where it has no place for one of the files.
+    """
+
+    def __init__(self, template: str, *, suffix: str, timeout: float, gradient_dtype: str | None) -> None:
+        try:
+            self._words = shlex.split(template)
+        except ValueError as error:
+            raise UsageError(f"--command '{template}': {error}") from None
+        missing = [place for place in _PLACES if not any(f"{{{place}}}" in word for word in self._words)]
+        if missing:
+            raise UsageError(
+                f"--command '{template}' has no place for {{{missing[0]}}}; write it as "
+                '"./program {logits} {labels} {gradient}"'
+            )
+        self._suffix, self._timeout, self._gradient_dtype = suffix, timeout, gradient_dtype
+
+    def answer(self, problem: Problem) -> Answer:
+        """Runs it in a private folder that is gone afterwards.
+
+        Raises:
+            CrashedError: where it fails, takes too long, or writes no gradient.
+        """
+        with tempfile.TemporaryDirectory(prefix="gradcheck-") as name:
+            folder = Path(name)
+            paths = {place: folder / f"{place}{self._suffix}" for place in _PLACES} | {"loss": folder / "loss.json"}
+            files.save_one(paths["logits"], "logits", problem.logits)
+            files.save_one(paths["labels"], "labels", problem.labels)
+            given = {path: path.read_bytes() for path in (paths["logits"], paths["labels"])}
+            options = Asked.of(problem).options
+            plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in options.items()}
+            paths["loss"].write_text(json.dumps(plain), encoding="utf-8")
+            self._run([_filled(word, paths) for word in self._words])
+            if not paths["gradient"].exists():
+                raise CrashedError("the program ended without an error and wrote no gradient")
+            try:
+                layout = Layout.of(problem.logits.shape)
+                # its bits are of the problem's own format, unless something else is said
+                dtype = self._gradient_dtype or problem.format.name
+                gradient = files.load_gradient(str(paths["gradient"]), layout, dtype, problem.format)
+            except InputError as error:
+                raise CrashedError(f"the program's {str(error).removeprefix(name).lstrip('/')}") from None
+            changed = tuple(path.stem for path, content in given.items() if path.read_bytes() != content)
+            return Answer(gradient=gradient, changed=changed)
+
+    def _run(self, words: list[str]) -> None:
+        try:
+            program = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that it ends with whatever it has started
+            )
+        except OSError as error:
+            raise CrashedError(f"'{words[0]}' cannot be run: {error.strerror}") from None
+        try:
+            said, _ = program.communicate(timeout=self._timeout)
+        except subprocess.TimeoutExpired:
+            raise CrashedError(f"the program did not end within {self._timeout:g} s and was stopped") from None
+        finally:
+            if program.poll() is None:
+                os.killpg(program.pid, signal.SIGKILL)
+                program.communicate()
+        if program.returncode:
+            raise CrashedError(f"the program {_end(program.returncode)}{_tail(said)}")
+
+
+def _filled(word: str, paths: dict[str, Path]) -> str:
+    for place, path in paths.items():
+        word = word.replace(f"{{{place}}}", str(path))
+    return word
+
+
+def _end(code: int) -> str:
+    if code < 0:
+        try:
+            return f"was killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"was killed by signal {-code}"
+    return f"ended with exit code {code}"
+
+
+def _tail(said: bytes) -> str:
+    lines = said.decode(errors="replace").strip()
+    return f": {visible(' '.join(lines[-_TAIL:].split()))}" if lines else ""
