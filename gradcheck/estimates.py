@@ -73,8 +73,9 @@ def estimate(row: Row) -> Estimates:
         else:
             # A mask of -inf stays a mask under the cap
             z = np.where(masked, -np.inf, softcap * np.tanh(row.logits / softcap) / temperature)
-            reach = np.minimum(np.abs(row.logits / softcap), 400.0)
-            slope = 1 / (np.cosh(reach) ** 2 * temperature)
+            # sech² = 4w/(1 + w)², w = e^−2|x|, without the overflow of cosh²
+            falling = np.exp(-2 * np.abs(row.logits / softcap))
+            slope = 4 * falling / (1 + falling) ** 2 / temperature
         largest = float(z.max())
         # The difference first: dividing huge logits by T would round it away. Halves, because it may overflow
         apart = (

@@ -204,7 +204,7 @@ def _total(exact: ExactGradient, candidate: Float64) -> float | None:
         if e is None or e.row.softcap is not None or not np.isfinite(candidate[n]).all():
             continue
         due = 2 * e.scale * e.zeta * (e.largest + e.log_sum) / e.temperature if e.zeta else 0.0
-        rounding = e.p * e.weight * u * softmax_roundings(e) + 4 * u * np.abs(e.q) + 2 * u * np.abs(e.inner)
+        rounding = e.p * e.weight * u * softmax_roundings(e, u) + 4 * u * np.abs(e.q) + 2 * u * np.abs(e.inner)
         shared = e.row.counts * np.maximum(e.scale * e.slope * rounding, fmt.smallest_subnormal)
         logits = e.row.logits
         group = np.cumsum(np.append(False, logits[1:] != logits[:-1]))  # pairs are sorted

@@ -94,6 +94,10 @@ class LossOption(abc.ABC):
         """Its value as a function of the user's own gets it: a number, an array in the format, or text."""
         return self.value
 
+    def idle(self, labels: Array) -> bool:
+        """Whether it leaves the loss with these labels as it is."""
+        return False
+
     def take(self, rows: Int64) -> LossOption:
         """The option where only some rows are left, or all in another order."""
         return self
@@ -166,6 +170,21 @@ class Row:
         masked = self.q_estimate[self.logits == -np.inf]
         heaviest = float(masked[np.argmax(np.abs(masked))]) if masked.size and self.scale else 0.0
         return math.copysign(math.inf, heaviest) if heaviest else 0.0
+
+    @cached_property
+    def vanishing(self) -> NDArray[np.bool_]:
+        """The pairs whose gradient is exactly 0, whatever the logits of the others are, (m,)."""
+        weightless = np.array([not weight for weight in self.weights])[self.weight_of]
+        masked = self.logits == -np.inf
+        found: NDArray[np.bool_] = masked & (weightless | (not self.masked_slope))
+        if not self.scale:
+            return np.ones_like(found)
+        if not self.zeta:
+            if not self.total_q:
+                found = found | weightless
+            if self.counts[~masked].sum() == 1 and self.q[int(np.argmin(masked))] == self.total_q:
+                found = found | ~masked  # p is 1
+        return found
 
     @property
     def masked_slope(self) -> Fraction:
@@ -249,14 +268,14 @@ class Terms:
 
     def label_weights(self) -> Float64:
         """q in float64, (N, k), for whoever wants all of it at once."""
-        if self.hard is None:
-            assert self.soft is not None
-            q = self.soft.copy()
+        keep, spread = (np.array([float(value) for value in values])[:, None] for values in (self.keep, self.spread))
+        if self.soft is not None:
+            q = keep * self.soft + spread
         else:
-            q = np.zeros(self.logits.shape)
-            q[np.arange(self.rows), self.hard] = 1.0
-        for values, apply in ((self.keep, np.multiply), (self.spread, np.add)):
-            apply(q, np.array([float(value) for value in values])[:, None], out=q)
+            q = np.repeat(spread, self.logits.shape[1], axis=1)
+            # their sum rounded once: keep may be negative
+            own = [float(one + other) for one, other in zip(self.keep, self.spread, strict=True)]
+            q[np.arange(self.rows), self.hard] = own
         if self.weight is not None:
             q *= self.weight
         return q if self.mask is None else np.where(self.mask, q, 0.0)
@@ -399,14 +418,14 @@ class Problem:
 
     def take(self, rows: Int64) -> Problem:
         """Some rows of the problem, by number; under a mean each keeps its share of the whole."""
-        part = dataclasses.replace(
-            self,
-            logits=self.logits[rows],
-            labels=self.labels[rows],
-            loss=tuple(option.take(rows) for option in self.loss),
-        )
+        part = self.alone(rows)
         part.__dict__["terms"] = self.terms.take(rows)
         return part
+
+    def alone(self, rows: Int64) -> Problem:
+        """Some rows as a problem of their own: a mean is theirs."""
+        loss = tuple(option.take(rows) for option in self.loss)
+        return dataclasses.replace(self, logits=self.logits[rows], labels=self.labels[rows], loss=loss)
 
     def reordered(self, rows: Int64, classes: Int64) -> Problem:
         """The same problem, its rows and classes in another order: class i is the one that was `classes`[i]."""
@@ -527,11 +546,12 @@ def _check_labels(terms: Terms) -> None:
 def _check_sizes(terms: Terms) -> None:
     """Float64 estimates of everything must neither overflow nor underflow."""
     with np.errstate(all="ignore"):
-        if terms.soft is not None:
+        if terms.soft is not None and not terms.undefined:
             heavy = np.flatnonzero(terms.soft.sum(axis=1) > _HEAVIEST)
             if heavy.size:
                 raise InputError(f"soft labels of row {int(heavy[0])} sum to more than {_HEAVIEST:g}")
-        if terms.temperature == 1 and not terms.zeta:
+        plain = terms.temperature == 1 and not terms.zeta
+        if plain and terms.weight is None and all(factor == 1 for factor in terms.upstream):
             return
         logits = terms.logits.astype(np.float64)
         largest = np.where(np.isfinite(logits), np.abs(logits), 0.0).max(axis=1)
@@ -544,3 +564,15 @@ def _check_sizes(terms: Terms) -> None:
             if square.size and terms.zeta:
                 row = int(square[0])
                 raise InputError(f"a logit of row {row}, {largest[row]:g}, overflows when the z-loss squares it")
+        heaviest = 1.0 if terms.soft is None else float(terms.soft.sum(axis=1).max())
+        heaviest *= 1.0 if terms.weight is None else float(terms.weight.max())
+        reach = largest if terms.softcap is None else float(terms.softcap)
+        if terms.zeta:
+            heaviest = heaviest + abs(float(terms.zeta)) * 2 * (1 + reach / float(terms.temperature) + len(logits[0]))
+        above = np.abs([float(factor) for factor in terms.upstream])
+        sizes = heaviest * np.maximum(above, 1) / min(1.0, float(terms.temperature), float(terms.divisor or 1))
+        heavy = np.flatnonzero(~(sizes <= _HEAVIEST) & terms.kept)
+        if heavy.size:
+            raise InputError(
+                f"labels, weights, z-loss and upstream of row {int(heavy[0])} multiply to more than {_HEAVIEST:g}"
+            )

@@ -178,6 +178,10 @@ NAMES = {
 """The tolerances, as a user writes them."""
 
 
+_FARTHEST = 600.0
+"""Exponents whose exp, divided by any u, float64 still holds."""
+
+
 def parse(text: str) -> Tolerance:
     """A tolerance from its text.
 
@@ -253,7 +257,7 @@ def _bound(e: Estimates, values: Values, flush: bool) -> Float64:
     fmt, unit_log2 = values.format, values.unit_log2
     u, u_sum = fmt.unit_roundoff, summing_roundoff(fmt)
     sums = e.weight * 4 * math.sqrt(e.row.classes) * u_sum + label_sum_error(e, fmt)
-    bound = e.scale * e.slope * e.p_in_units(unit_log2) * (e.weight * u * softmax_roundings(e) + sums)
+    bound = e.scale * e.slope * e.p_in_units(unit_log2) * (e.weight * u * softmax_roundings(e, u) + sums)
     bound += e.scale * e.slope * 4 * u * in_units(np.abs(e.q), unit_log2)
     if e.row.softcap is not None:
         bound += e.scale / e.temperature * 4 * u * in_units(np.abs(e.inner), unit_log2)
@@ -276,18 +280,22 @@ def summing_roundoff(fmt: Format) -> float:
     return min(fmt.unit_roundoff, 2.0**-24)
 
 
-def softmax_roundings(e: Estimates) -> Float64:
-    """How many roundings u a probability may suffer but for its sum: 3δ + 2·ln S₀ + 8 + t, (m,)."""
+def softmax_roundings(e: Estimates, u: float) -> Float64:
+    """How many roundings u a probability may suffer but for its sum: 3δ + 2·ln S₀ + 8 + t, (m,).
+
+    t is what an error of u·2(|z| + max|z|) in z makes of exp(z): that much where it is small.
+    """
     transformed: Float64 | float = 0.0
     if e.row.softcap is not None or e.row.temperature != 1:
         finite = np.where(np.isfinite(e.z), e.z, 0.0)
-        transformed = 2 * (np.abs(finite) + np.abs(finite).max())
+        transformed = np.expm1(np.minimum(u * 2 * (np.abs(finite) + np.abs(finite).max()), _FARTHEST)) / u
     return 3 * e.delta + 2 * e.log_sum + 8 + transformed
 
 
 def softmax_error(e: Estimates, fmt: Format) -> Float64:
     """The relative error that a probability may have, r = u·(3δ + 2·ln S₀ + 8 + t) + 4·√k·u_acc, (m,)."""
-    return fmt.unit_roundoff * softmax_roundings(e) + 4 * math.sqrt(e.row.classes) * summing_roundoff(fmt)
+    u = fmt.unit_roundoff
+    return u * softmax_roundings(e, u) + 4 * math.sqrt(e.row.classes) * summing_roundoff(fmt)
 
 
 def label_sum_error(e: Estimates, fmt: Format) -> float:

@@ -38,7 +38,7 @@ class Asked:
     Attributes:
         logits: (N, k); labels: (N,) or (N, k); both may be written to.
         options: the loss options by name, as numbers, arrays and texts.
-        beyond: names of those that are more than a reduction.
+        beyond: names of those that are more than a reduction, and change something.
         divisor: what a mean divides the sum over rows by; None for a sum.
         share: what a mean over these rows counts, where they are a part of a whole.
     """
@@ -54,12 +54,13 @@ class Asked:
     def of(cls, problem: Problem) -> Asked:
         """What is asked about a problem."""
         options = [option for option in problem.loss if option.stage is not Stage.LAYOUT]
+        active = [option for option in options if not option.idle(problem.labels)]
         divisor = problem.terms.divisor
         return cls(
             logits=problem.logits.copy(),
             labels=problem.labels.copy(),
             options={option.name: option.argument(problem.format) for option in options},
-            beyond=[option.name for option in options if option.stage is not Stage.MEAN],
+            beyond=[option.name for option in active if option.stage is not Stage.MEAN],
             divisor=None if divisor is None else float(divisor),
             share=float(problem.share),
         )

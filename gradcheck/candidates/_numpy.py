@@ -36,8 +36,9 @@ class Parts:
 
 def gradient(problem: Problem, softmax: Softmax, fmt: Format | None = None) -> Array:
     """s·f'·[(W + 2ζ·lse)·p − q], (N, k), computed in `fmt` (the problem's own, unless given)."""
-    found = parts(problem, fmt or problem.format)
-    return finish(problem, found, minus_labels(found, softmax(found.z, fmt or problem.format)))
+    fmt = fmt or problem.format
+    found = parts(problem, fmt)
+    return finish(problem, found, minus_labels(found, softmax(found.z, fmt)), fmt)
 
 
 def parts(problem: Problem, fmt: Format, *, exact_slope: bool = False) -> Parts:
@@ -96,28 +97,24 @@ def shift(logits: Array) -> Array:
 
 
 def minus_labels(found: Parts, probabilities: Array) -> Array:
-    """(W + 2ζ·lse)·p − q in the dtype of `probabilities`, which may be overwritten."""
-    dtype = probabilities.dtype
-    if (found.weight != 1).any():
-        probabilities = (probabilities * found.weight).astype(dtype)
+    """(W + 2ζ·lse)·p − q, in the accumulator's dtype."""
+    inner = probabilities.astype(found.weight.dtype) * found.weight
     if found.true is None:
-        return np.asarray(probabilities - found.labels.astype(dtype))
-    probabilities[np.arange(len(probabilities)), found.true] -= found.labels[:, 0].astype(dtype)
-    return probabilities
+        return np.asarray(inner - found.labels.astype(inner.dtype))
+    inner[np.arange(len(inner)), found.true] -= found.labels[:, 0].astype(inner.dtype)
+    return inner
 
 
-def finish(problem: Problem, found: Parts, inner: Array) -> Array:
-    """Multiplies by f' and s, and sets the rows that are ignored, and the classes that are masked, to 0."""
-    terms = problem.terms
+def finish(problem: Problem, found: Parts, inner: Array, fmt: Format) -> Array:
+    """Multiplies by f' and s, and rounds to `fmt`; rows that are ignored and classes that are masked are 0."""
+    terms, wide = problem.terms, inner.dtype
     if found.slope.ndim or found.slope != 1:
-        inner = (inner * found.slope).astype(inner.dtype)
-    wide = accumulator(problem.format) if inner.itemsize < 4 else inner.dtype
+        inner = inner * found.slope.astype(wide)
     if any(factor != 1 for factor in terms.upstream):
-        above = np.array([float(factor) for factor in terms.upstream])[:, None].astype(wide)
-        inner = (inner.astype(wide) * above).astype(inner.dtype)
+        inner = inner * np.array([float(factor) for factor in terms.upstream])[:, None].astype(wide)
     if terms.divisor is not None:
         # a count of rows divides with one rounding; its reciprocal would multiply with two
-        by = wide.type(float(terms.divisor) if terms.divisor else math.inf)
-        inner = (inner.astype(wide) / by).astype(inner.dtype)
+        inner = inner / wide.type(float(terms.divisor) if terms.divisor else math.inf)
+    inner = inner.astype(fmt.dtype)
     inner[~terms.kept] = 0
     return inner if terms.mask is None else np.where(terms.mask, inner, inner.dtype.type(0))

@@ -39,5 +39,5 @@ def gradient(problem: Problem) -> Array:
     rest = np.exp(apart - second).sum(axis=1, keepdims=True) / total * np.exp(second / 2) * np.exp(second / 2)
     inner = _numpy.minus_labels(found, _numpy.divide(exps, total, fmt))
     # W·p − q = (W − q)·p − q·(1 − p), where 1 − p is the sum of the others
-    inner[rows, true] = ((found.weight - label) * probability - label * rest)[:, 0].astype(fmt.dtype)
-    return _numpy.finish(problem, found, inner)
+    inner[rows, true] = ((found.weight - label) * probability - label * rest)[:, 0]
+    return _numpy.finish(problem, found, inner, fmt)

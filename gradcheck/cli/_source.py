@@ -69,7 +69,7 @@ def load(
 
     def read(name: str, text: str) -> Array | Texts:
         if not text.startswith("@"):
-            return files.load_other(text, name, layout)
+            return files.load_other(text, name, layout, fmt)
         if text[1:] not in others:
             raise UsageError(f"there is no file of logits, and no array '{text[1:]}' in it")
         return others[text[1:]]

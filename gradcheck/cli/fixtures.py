@@ -141,16 +141,11 @@ def _problems(logits: str | None, source: _options.Source, name: str | None) -> 
     for case, problem, rows, _ in _source.load_each(logits, source):
         own = catalogue.cases().get(case) if source.case else None
         label = name or (case if own or source.generate else Path(case).name)
-        part = problem if rows is None else _apart(problem, rows)
+        part = problem if rows is None else problem.alone(rows)
         found.append(Recorded(name=label, problem=part, why=own.reason if own else ""))
     if name and len(found) > 1:
         raise UsageError(f"--name names one fixture, and there are {len(found)} cases")
     return found
-
-
-def _apart(problem: Any, rows: Any) -> Any:
-    """Some rows as a problem of their own: of a mean it is the mean."""
-    return dataclasses.replace(problem, logits=problem.logits[rows], labels=problem.labels[rows])
 
 
 def _failing(path: str) -> list[Recorded]:
@@ -180,7 +175,8 @@ def _worst_row(report: dict[str, Any], result: dict[str, Any]) -> Recorded:
     from gradcheck.fixtures import Recorded
 
     case, row = str(result["case"]), int(result["worst"]["row"])
-    known = {field.name for field in dataclasses.fields(_options.Source)} - {"case", "dtype", "rows", "sample", "loss"}
+    others = {"case", "dtype", "rows", "sample", "loss", "axis"}
+    known = {field.name for field in dataclasses.fields(_options.Source)} - others
     given = {key: value for key, value in report["settings"].items() if key in known and value is not None}
     if "generate" in given:
         given["rows"] = report["settings"].get("rows")
@@ -198,10 +194,11 @@ def _worst_row(report: dict[str, Any], result: dict[str, Any]) -> Recorded:
     _, problem, _, _ = _source.load(None if in_catalogue or source.generate else case, source, None)
     if not 0 <= row < problem.rows:
         raise ValueError(f"there is no row {row}")
-    plain = tuple(option for option in problem.loss if option.name != "reduction")
+    one = problem.alone(np.array([row]))
+    plain = tuple(option for option in one.loss if option.name not in ("reduction", "axis"))
     return Recorded(
         name=f"{case.rpartition('/')[2]}-row-{row}",
-        problem=dataclasses.replace(_apart(problem, np.array([row])), loss=plain),
+        problem=dataclasses.replace(one, loss=plain),
         why=f"{result['candidate']} failed it: {result['reason']}"[:400],
         tolerance=str(result["tolerance"]),
     )

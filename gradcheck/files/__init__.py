@@ -166,7 +166,7 @@ def load(
         gradient = None
         if "gradient" in contents:
             gradient = _gradient(contents["gradient"], layout, gradient_dtype, fmt)
-        found = {name: _other(contents[name], name, layout) for name in ("weight", *others) if name in contents}
+        found = {name: _other(contents[name], name, layout, fmt) for name in ("weight", *others) if name in contents}
         missing = [name for name in others if name not in contents]
         if missing:
             raise InputError(f"holds no array named '{missing[0]}'")
@@ -201,8 +201,12 @@ def load_gradient(path: str, layout: Layout, dtype: str | None, fmt: Format) -> 
         return _gradient(raw, layout, dtype, fmt)
 
 
-def load_other(path: str, name: str, layout: Layout) -> Array | Texts:
-    """An array that a loss option takes, from a file of its own: the lone one there, or that of the option's name."""
+def load_other(path: str, name: str, layout: Layout, fmt: Format) -> Array | Texts:
+    """An array that a loss option takes, from a file of its own: the lone one there, or that of the option's name.
+
+    Args:
+        fmt: the problem's format, which bit patterns are of.
+    """
     contents = _read(path, None, others=(name,))
     with _naming(path):
         raw = _array(contents, name)
@@ -210,7 +214,7 @@ def load_other(path: str, name: str, layout: Layout) -> Array | Texts:
             # a column, or a line, of delimited text
             size = (math.prod(raw.shape),)
             raw = Texts(cells=raw.cells, shape=size) if isinstance(raw, Texts) else raw.reshape(size)
-        return _other(raw, name, layout)
+        return _other(raw, name, layout, fmt)
 
 
 def save(path: Path, logits: Array, labels: Array) -> None:
@@ -336,8 +340,12 @@ def _floats(raw: Array | Texts, what: str, wanted: Format | None, flag: str) -> 
     return cast, fmt, f"{what} were cast from {raw.dtype} to {fmt.name}{overflow}"
 
 
-def _other(raw: Array | Texts, name: str, layout: Layout) -> Array | Texts:
-    """An array of numbers as it stands, but for its layout."""
+def _other(raw: Array | Texts, name: str, layout: Layout, fmt: Format) -> Array | Texts:
+    """An array of numbers as it stands, but for its layout; bit patterns are the numbers that they stand for."""
+    if not isinstance(raw, Texts) and raw.dtype.itemsize == 2 and raw.dtype.kind in "uV":
+        # a mask may be of any integers
+        is_mask = bool(np.isin(raw.view(np.uint16), (0, 1)).all())
+        raw = raw.view(np.uint16) if is_mask else _floats(raw, name, fmt, "--dtype")[0]
     if not isinstance(raw, Texts) and raw.dtype.kind not in "biuf" and formats.of_dtype(raw.dtype) is None:
         raise InputError(f"{name}: the numbers are {raw.dtype}; expected one of {', '.join(formats.FORMATS)}")
     return layout.arrange(raw)

@@ -107,9 +107,23 @@ def given(values: Mapping[str, object]) -> tuple[LossOption, ...]:
     Raises:
         UsageError: as `ask`.
     """
-    arrays = {name: np.asarray(value) for name, value in values.items() if not isinstance(value, str | int | float)}
-    texts = {name: f"@{name}" if name in arrays else str(value) for name, value in values.items()}
-    return _asked(texts).options(lambda _, text: arrays[text[1:]])
+    arrays: dict[str, Array] = {}
+    texts: dict[str, str] = {}
+    for name, value in values.items():
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise UsageError(f"loss option '{name}' is no array ({error})") from None
+        if array.ndim and array.dtype.kind != "U":
+            arrays[name], texts[name] = array, f"@{name}"
+        else:
+            single = array.item()
+            texts[name] = str(int(single) if isinstance(single, bool) else single)
+
+    def found(name: str, text: str) -> Array | Texts:
+        return arrays[name] if name in arrays else no_files(name, text)
+
+    return _asked(texts).options(found)
 
 
 def of_array(name: str, array: Array | Texts) -> LossOption:

@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from gradcheck import formats
 from gradcheck.exact import Texts, is_number, parse
 from gradcheck.exceptions import InputError, UsageError
 from gradcheck.formats import Array, Float64, Format, Int64
@@ -87,10 +88,9 @@ class Numbers:
 
     def _float64(self) -> Float64:
         assert not isinstance(self.array, Texts)
-        try:
-            return self.array.astype(np.float64)
-        except (TypeError, ValueError):
-            raise InputError(f"{self.name}: the numbers are {self.array.dtype}") from None
+        if self.array.dtype.kind not in "biuf" and formats.of_dtype(self.array.dtype) is None:
+            raise InputError(f"{self.name}: the numbers are {self.array.dtype}")
+        return self.array.astype(np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,6 +116,8 @@ def inline(text: str) -> Texts | None:
     Raises:
         UsageError: where its rows differ in length.
     """
+    if not text:
+        raise UsageError("a list of numbers, a file or @NAME is expected")
     rows = [row.split(",") for row in text.split(";")]
     if not all(is_number(cell) for row in rows for cell in row):
         return None

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradcheck.exact import whole
 from gradcheck.exceptions import InputError, UsageError
-from gradcheck.formats import Format
+from gradcheck.formats import Array, Format
 from gradcheck.problem import LossOption, Stage, Terms
 
 
@@ -35,6 +35,10 @@ class IgnoreIndex(LossOption):
     def argument(self, fmt: Format) -> int:
         """The label."""
         return self.label
+
+    def idle(self, labels: Array) -> bool:
+        """Whether no row has that label."""
+        return labels.ndim == 2 or not bool((labels == self.label).any())
 
     def fold(self, terms: Terms) -> Terms:
         """Takes the rows out and gives them label 0, which nobody reads."""

@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import ClassVar
 
 from gradcheck.exceptions import InputError
-from gradcheck.formats import Format
+from gradcheck.formats import Array, Format
 from gradcheck.losses import _numbers
 from gradcheck.problem import LossOption, Stage, Terms
 
@@ -40,6 +40,10 @@ class LabelSmoothing(LossOption):
     def argument(self, fmt: Format) -> object:
         """ε as a number, or the whole text where it follows another rule than PyTorch's."""
         return self.value if self.rule == "others" else _numbers.shortest(self.epsilon)
+
+    def idle(self, labels: Array) -> bool:
+        """Whether its number changes nothing."""
+        return not self.epsilon
 
     def fold(self, terms: Terms) -> Terms:
         """Mixes the labels."""

@@ -49,7 +49,7 @@ class Like(LossOption):
     def ruled(self, name: str, text: str) -> str:
         """The text of an option, with the library's rule where it names none."""
         rule = self.rules.get(name)
-        return f"{text}:{rule}" if rule and ":" not in text and text not in ("none", "sum") else text
+        return f"{text}:{rule}" if rule and text and ":" not in text and text not in ("none", "sum") else text
 
     def own(self, option: LossOption) -> LossOption:
         """The library's own option where a given one says the same."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-from gradcheck.formats import Format
+from gradcheck.formats import Array, Format
 from gradcheck.losses import _numbers
 from gradcheck.problem import LossOption, Stage, Terms
 
@@ -29,6 +29,10 @@ class Temperature(LossOption):
     def argument(self, fmt: Format) -> object:
         """T as a number."""
         return _numbers.shortest(self.divisor)
+
+    def idle(self, labels: Array) -> bool:
+        """Whether its number changes nothing."""
+        return self.divisor == 1
 
     def fold(self, terms: Terms) -> Terms:
         """Sets T."""

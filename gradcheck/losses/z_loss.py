@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-from gradcheck.formats import Format
+from gradcheck.formats import Array, Format
 from gradcheck.losses import _numbers
 from gradcheck.problem import LossOption, Stage, Terms
 
@@ -38,6 +38,10 @@ class ZLoss(LossOption):
     def argument(self, fmt: Format) -> object:
         """λ as a number, or the whole text where it follows a rule of its own."""
         return self.value if self.rule else _numbers.shortest(self.factor)
+
+    def idle(self, labels: Array) -> bool:
+        """Whether its number changes nothing."""
+        return not self.factor
 
     def fold(self, terms: Terms) -> Terms:
         """Sets ζ."""

@@ -83,6 +83,10 @@ class RowReference:
         """The pair of each class, (k,)."""
         return self.estimates.row.inverse
 
+    def exact(self, pair: int) -> Dyadic:
+        """The value of a pair, to all its digits."""
+        return Dyadic(0, 0) if self.estimates.row.vanishing[pair] else self.evaluation.exact(pair)
+
     @cached_property
     def loss(self) -> Dyadic | float:
         """The row's loss to 30 digits; ±inf where a class with label weight has logit -inf."""
@@ -105,7 +109,7 @@ class Reference:
     def exact(self, row: int, cls: int) -> Dyadic:
         """The reference of one component, to all its digits."""
         reference = self.rows[row]
-        return Dyadic(0, 0) if reference is None else reference.evaluation.exact(int(reference.inverse[cls]))
+        return Dyadic(0, 0) if reference is None else reference.exact(int(reference.inverse[cls]))
 
     @property
     def estimates(self) -> list[Estimates | None]:
@@ -199,6 +203,9 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
     evaluate = engines.load(settings.engine).METHODS[settings.method]
     # a hair below, so that 1/2 is planned for the ulp on its lower side
     ulp_log2 = ulp_log2_of(fmt, estimates.gradient * (1 - 2.0**-10))
+    vanishing = estimates.row.vanishing
+    # what is exactly 0 needs no digits
+    ulp_log2[vanishing] = ulp_log2.max(initial=1 - fmt.precision, where=~vanishing)
     shape = stencil(settings.order)
     current = plan(estimates, fmt, ulp_log2, shape, settings.target_bits, settings.step_log2)
     if settings.digits is not None:
@@ -209,8 +216,9 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
     for evaluations in range(1, 1000):
         evaluation = evaluate(estimates, current)
         truncation = truncation_log2(estimates, current)
-        error_log2 = np.logaddexp2(truncation, evaluation.rounding_log2)
-        cut = (evaluation.high, evaluation.low, evaluation.exponent)
+        error_log2 = np.where(vanishing, -np.inf, np.logaddexp2(truncation, evaluation.rounding_log2))
+        kept = ~vanishing
+        cut = (evaluation.high * kept, evaluation.low * kept, evaluation.exponent)
         values = values_in_units(fmt, *cut, error_log2, smallest_unit_log2)
         # Where the error may hide the value, ask as if the value were smaller still, and bolder every round
         bold = np.floor(error_log2) - fmt.precision - 32 * 2.0**evaluations
@@ -219,8 +227,8 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
         goal = ulp_log2 - settings.target_bits
         if settings.fixed or bool((error_log2 <= goal).all()):
             break
-        coarse = max(0, math.ceil((float((truncation - goal).max()) + 1) / shape.order))
-        short = max(0, math.ceil(float((evaluation.rounding_log2 - goal).max()) + 1))
+        coarse = max(0, math.ceil((float((truncation - goal)[kept].max()) + 1) / shape.order))
+        short = max(0, math.ceil(float((evaluation.rounding_log2 - goal)[kept].max()) + 1))
         if current.precision_bits + coarse + short > PRECISION_CAP_BITS:
             break
         current = dataclasses.replace(

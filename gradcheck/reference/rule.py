@@ -94,14 +94,14 @@ def derivative_log2(estimates: Estimates, stencil: Stencil) -> Float64:
         bound = e.times_p(e.weight * growth + 2 * abs(e.zeta) * square) + tiny
         return np.minimum(bound, growth * inner) if e.row.one_hot else bound
 
-    slope, order = np.maximum(np.abs(e.slope), tiny), stencil.order
+    slope, order = np.abs(e.slope) + tiny, stencil.order
     if e.row.softcap is None:
         bound = of_loss(order) / e.temperature**order
     else:
         bound = np.zeros(len(inner))
         for m, growth in enumerate(stencil.cap_growth):
             bound += growth * of_loss(m) / (e.temperature**m * e.softcap ** (order - m))
-    return np.where(np.isneginf(e.z), -np.inf, np.log2(np.maximum(e.scale * slope * bound, tiny)))
+    return np.where(np.isneginf(e.z), -np.inf, np.log2(e.scale * slope * bound + tiny))
 
 
 def truncation_log2(estimates: Estimates, used: Plan) -> Float64:

@@ -88,7 +88,7 @@ def saturated() -> list[tuple[str, Format, Problem, int]]:
 def test_compensated_keeps_the_true_class_where_shifted_loses_it() -> None:
     """Within 16 ulp, or 2δ + 16 where the shift itself rounds; shifted is off by up to 100 %."""
     rows = saturated()
-    assert len(rows) >= 40
+    assert len(rows) >= 36
     lost = 0
     for name, fmt, problem, n in rows:
         assert problem.terms.hard is not None

@@ -351,3 +351,105 @@ def test_sizes_past_what_can_be_judged_are_refused() -> None:
 def test_an_unknown_option_names_its_neighbour() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'label_smoothing'"):
         losses.parse(["label_smooting=0.1"])
+
+
+def test_a_softcap_far_past_its_cap() -> None:
+    """sech²(363) is subnormal where cosh² overflows: a slope of 0 would have hidden how wrong the difference is."""
+    logits = [[363.0, 362.0]]
+    problem = make_problem(logits, [0], loss=["softcap=1"])
+    context = mpmath.MPContext()
+    context.dps = 400
+    z = [context.tanh(x) for x in logits[0]]
+    total = context.exp(z[0]) + context.exp(z[1])
+    known = [(context.exp(z[i]) / total - (i == 0)) * context.sech(x) ** 2 for i, x in enumerate(logits[0])]
+    for engine, order in (("mpmath", 2), ("flint", 2), ("mpmath", 8)):
+        exact = reference.compute(problem, problem.format, Settings(engine=engine, order=order))
+        for cls, value in enumerate(known):
+            off = abs(to_fraction(exact.exact(0, cls)) - to_fraction(value)) / Fraction(
+                problem.format.smallest_subnormal
+            )
+            assert float(off) <= exact.values.in_ulps(exact.values.uncertainty)[0, cls] <= 2.0**-10
+
+
+@pytest.mark.parametrize("rule", ["rel:1e-6", "norm:1e-6", "ulp:0.6"])
+@pytest.mark.parametrize(
+    ("logits", "options"),
+    [
+        ([[1.0, 2.0, 0.5, -1.0]], "mask=1,1,0,1"),
+        ([[1.0, 2.0, 0.5, -1.0]], "upstream=0"),
+        ([[1.0, 2.0, 0.5, -1.0]], "weight=1,0,2,3"),
+        ([[-math.inf, 2.0, 0.5, -math.inf]], ""),
+        ([[-math.inf, 2.0, -math.inf, -math.inf]], "weight=3,2,0.25,1"),
+        ([[1.0, 2.0, 0.5, -1.0]], "mask=0,1,0,0 label_smoothing=0.1"),
+    ],
+)
+def test_what_is_exactly_zero_is_known_exactly(logits: list[list[float]], options: str, rule: str) -> None:
+    """A gradient that is 0 for certain leaves nothing undecided, and costs no digits."""
+    problem = make_problem(logits, [1], loss=options.split())
+    exact = reference.compute(problem, problem.format, Settings())
+    right = np.array([[float(to_fraction(exact.exact(0, cls))) for cls in range(4)]])
+    assert (right == 0).any()
+    assert exact.values.uncertainty[right == 0].max() == 0
+    assert max(plan.precision_bits for plan in exact.plans) < 260
+    (result,) = results(problem, [candidates.given("right", right)], rule)
+    assert result.verdict is Verdict.PASS
+    right[0, 0] += 1e-300 if right[0, 0] == 0 else 1.0
+    assert results(problem, [candidates.given("wrong", right)], "rel:1e-6")[0].verdict is Verdict.FAIL
+
+
+def test_half_precision_scales_once() -> None:
+    """w·p and upstream·g leave float16's range where what is made of them does not."""
+    rng = np.random.default_rng(0)
+    for options in (["reduction=mean", "weight=" + ",".join(["0.001"] * 20)], ["reduction=mean", "upstream=65536"]):
+        problem = make_problem(rng.normal(size=(8, 20)) * 4, rng.integers(0, 20, 8), "float16", options)
+        every = [candidates.load(name) for name in ("shifted", "log_softmax", "compensated", "wide")]
+        for result in results(problem, every):
+            assert result.verdict is Verdict.PASS, result
+
+
+def test_smoothing_by_others_does_not_cancel() -> None:
+    for classes, epsilon in ((2, "0.99"), (3, "0.99"), (10, "0.999")):
+        problem = make_problem([[-800.0] + [0.0] * (classes - 1)], [0], loss=[f"label_smoothing={epsilon}:others"])
+        assert results(problem, [candidates.load("shifted")])[0].verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("name", ["shifted", "log_softmax", "wide"])
+def test_a_temperature_in_half_precision_far_from_zero(name: str) -> None:
+    """exp turns an error of u·|z| into a factor e^(u·|z|), which a linear bound would not allow."""
+    rng = np.random.default_rng(1)
+    for fmt, offset, options in (("bfloat16", 22016.0, "temperature=10"), ("float16", 60000.0, "temperature=3")):
+        problem = make_problem(offset + rng.normal(size=(40, 6)) * 86, rng.integers(0, 6, 40), fmt, [options])
+        assert results(problem, [candidates.load(name)])[0].verdict is Verdict.PASS
+
+
+def test_huge_labels_with_huge_weights_are_refused() -> None:
+    for options in ("weight=1e100,1,1", "upstream=1e100"):
+        with pytest.raises(InputError, match="multiply to more than"):
+            make_problem([[1.0, 2.0, 3.0]], [[2e279, 3e279, 5e279]], loss=[options])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"upstream": [1 + 1j]}, "the numbers are complex128"),
+        ({"weight": "@w"}, "'@w' is no list of numbers"),
+        ({"weight": [[1, 2], [3]]}, "loss option 'weight' is no array"),
+        ({"weight": ""}, "a list of numbers, a file or @NAME is expected"),
+    ],
+)
+def test_values_by_name_that_are_none(values: dict[str, object], message: str) -> None:
+    with pytest.raises((InputError, UsageError)) as caught:
+        Problem(
+            logits=np.zeros((1, 2)),
+            labels=np.zeros(1, dtype=np.int64),
+            format=named("float64"),
+            loss=losses.given(values),
+        )
+    assert message in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    values: dict[str, object] = {"ignore_index": np.int64(-100), "temperature": np.float32(0.5), "upstream": True}
+    values["label_smoothing"] = np.array(0.1)
+    found = {option.name: option.value for option in losses.given(values)}
+    assert found == {"ignore_index": "-100", "temperature": "0.5", "upstream": "1", "label_smoothing": "0.1"}

@@ -47,7 +47,7 @@ def flint_leaves_no_trace() -> Iterator[None]:
 def assert_within_claim(row: reference.RowReference) -> None:
     """Every value of a row differs from the closed form by no more than its uncertainty."""
     for i, value in enumerate(closed_form.gradient(row.estimates.row)):
-        error = abs(to_fraction(row.evaluation.exact(i)) - value) / Fraction(2) ** int(row.values.unit_log2[i])
+        error = abs(to_fraction(row.exact(i)) - value) / Fraction(2) ** int(row.values.unit_log2[i])
         assert error <= Fraction(float(row.values.uncertainty[i]))
 
 

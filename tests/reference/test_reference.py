@@ -66,9 +66,9 @@ def test_agrees_with_certified_gradients_to_the_last_digit(name: str) -> None:
     rounded = np.zeros(problem.logits.shape)
     for n, row in enumerate(exact.rows):
         assert row is not None
-        rounded[n] = np.array(
-            [problem.format.round(value) for value in map(row.evaluation.exact, range(len(row.values.high)))]
-        )[row.inverse]
+        rounded[n] = np.array([problem.format.round(value) for value in map(row.exact, range(len(row.values.high)))])[
+            row.inverse
+        ]
     known, found = certified(archive, rounded)
     assert np.array_equal(known, found)
     assert exact.values.in_ulps(exact.values.uncertainty).max() <= 2.0**-40
@@ -132,7 +132,7 @@ def test_hand_computed() -> None:
 
 
 def _values(row: reference.RowReference) -> list[Dyadic]:
-    return [row.evaluation.exact(i) for i in range(len(row.values.high))]
+    return [row.exact(i) for i in range(len(row.values.high))]
 
 
 def disagreement(one: Reference, other: Reference) -> float:
@@ -351,7 +351,7 @@ def test_every_term_of_the_loss_against_the_closed_form(
         found = reference._row(estimate(row), fmt, Settings(method=method))
         for i, value in enumerate(known):
             unit = Fraction(2) ** int(found.values.unit_log2[i])
-            error = abs(to_fraction(found.evaluation.exact(i)) - value) / unit
+            error = abs(to_fraction(found.exact(i)) - value) / unit
             assert error <= Fraction(float(found.values.uncertainty[i])) * Fraction(1001, 1000)
             assert (
                 found.values.uncertainty[i] * 2.0 ** float(found.values.unit_log2[i] - found.values.ulp_log2[i])
@@ -409,7 +409,7 @@ def test_uncertainty_holds_at_the_ends_of_float64(
     for fmt in EVERY_FORMAT:
         found = reference._row(estimate(row), fmt, Settings(method=method))
         for i, value in enumerate(closed_form.gradient(row)):
-            error = abs(to_fraction(found.evaluation.exact(i)) - value) / Fraction(2) ** int(found.values.unit_log2[i])
+            error = abs(to_fraction(found.exact(i)) - value) / Fraction(2) ** int(found.values.unit_log2[i])
             assert error <= Fraction(float(found.values.uncertainty[i])) * Fraction(1001, 1000)
 
 
