@@ -41,11 +41,10 @@ def repeats(exact: ExactGradient, answers: Sequence[Answer]) -> Repeats | None:
 
 
 def orders(problem: Problem) -> tuple[Int64, Int64]:
-    """Another order of rows and of classes; a class whose rows are ignored keeps its place, and its number."""
+    """Another order of rows and of classes; a class whose number means something to an option keeps its place."""
     rng = np.random.default_rng(0)
     rows, classes = rng.permutation(problem.rows), np.arange(problem.classes)
-    fixed = problem.labels[~problem.terms.kept] if problem.labels.ndim == 1 else np.zeros(0, dtype=np.int64)
-    free = np.setdiff1d(classes, fixed)
+    free = np.setdiff1d(classes, [label for option in problem.loss for label in option.pinned])
     classes[free] = rng.permutation(free)
     return rows, classes
 

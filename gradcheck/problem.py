@@ -98,6 +98,11 @@ class LossOption(abc.ABC):
         """Whether it leaves the loss with these labels as it is."""
         return False
 
+    @property
+    def pinned(self) -> tuple[int, ...]:
+        """Labels whose number means something, so that no class may take it or leave it."""
+        return ()
+
     def take(self, rows: Int64) -> LossOption:
         """The option where only some rows are left, or all in another order."""
         return self

@@ -1,7 +1,8 @@
 """A program as a candidate: it reads logits and labels from files, and writes the gradient into one.
 
-The words of its command hold {logits}, {labels} and {gradient} in place of their paths, and may hold {loss}, a JSON
-file with the loss options. No shell sees them. The gradient is that of exactly the loss that is described.
+The words of its command hold {logits}, {labels} and {gradient} in place of their paths; no shell sees them. The
+gradient is that of the sum over rows, of which a mean is taken here. A command that holds {loss}, too, gets a JSON file
+with the loss options there, and writes the gradient of exactly that loss.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from gradcheck import files
 from gradcheck.candidates._answers import Answer, Asked
-from gradcheck.exceptions import CrashedError, InputError, UsageError, visible
+from gradcheck.exceptions import CrashedError, InputError, NotApplicableError, UsageError, visible
 from gradcheck.files import Layout
 from gradcheck.problem import Problem
 
@@ -58,15 +59,22 @@ class Command:
 
         Raises:
             CrashedError: where it fails, takes too long, or writes no gradient.
+            NotApplicableError: where the loss has an option that the program is not told.
         """
+        asked, whole = Asked.of(problem), any("{loss}" in word for word in self._words)
+        if asked.beyond and not whole:
+            raise NotApplicableError(
+                f"the program is not told of {', '.join(asked.beyond)} in the loss; {{loss}} would"
+            )
         with tempfile.TemporaryDirectory(prefix="gradcheck-") as name:
             folder = Path(name)
             paths = {place: folder / f"{place}{self._suffix}" for place in _PLACES} | {"loss": folder / "loss.json"}
             files.save_one(paths["logits"], "logits", problem.logits)
             files.save_one(paths["labels"], "labels", problem.labels)
             given = {path: path.read_bytes() for path in (paths["logits"], paths["labels"])}
-            options = Asked.of(problem).options
-            plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in options.items()}
+            plain = {
+                key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in asked.options.items()
+            }
             paths["loss"].write_text(json.dumps(plain), encoding="utf-8")
             self._run([_filled(word, paths) for word in self._words])
             if not paths["gradient"].exists():
@@ -79,7 +87,7 @@ class Command:
             except InputError as error:
                 raise CrashedError(f"the program's {str(error).removeprefix(name).lstrip('/')}") from None
             changed = tuple(path.stem for path, content in given.items() if path.read_bytes() != content)
-            return Answer(gradient=gradient, changed=changed)
+            return Answer(gradient=asked.finished(gradient, whole=whole), changed=changed)
 
     def _run(self, words: list[str]) -> None:
         try:

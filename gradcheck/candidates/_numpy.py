@@ -23,7 +23,7 @@ class Parts:
 
     Attributes:
         z: transformed logits, (N, k); slope: f', (N, k), or a number.
-        weight: W + 2ζ·lse, (N, 1), in the format's accumulator.
+        weight: W + 2ζ·lse, (N, 1), in the format's accumulator, as the labels are.
         labels: q, (N, k); or (N, 1) where a single class carries it, `true`, (N,), which is None otherwise.
     """
 
@@ -73,7 +73,7 @@ def parts(problem: Problem, fmt: Format, *, exact_slope: bool = False) -> Parts:
         largest = z.max(axis=1, keepdims=True).astype(wide)
         lse = largest + np.log(np.exp(z.astype(wide) - largest).sum(axis=1, keepdims=True))
         weight = weight + wide.type(float(2 * terms.zeta)) * lse
-    return Parts(z=z, slope=np.asarray(slope), weight=weight, labels=labels.astype(fmt.dtype), true=true)
+    return Parts(z=z, slope=np.asarray(slope), weight=weight, labels=labels.astype(wide), true=true)
 
 
 def accumulator(fmt: Format) -> np.dtype[np.generic]:
@@ -100,8 +100,8 @@ def minus_labels(found: Parts, probabilities: Array) -> Array:
     """(W + 2ζ·lse)·p − q, in the accumulator's dtype."""
     inner = probabilities.astype(found.weight.dtype) * found.weight
     if found.true is None:
-        return np.asarray(inner - found.labels.astype(inner.dtype))
-    inner[np.arange(len(inner)), found.true] -= found.labels[:, 0].astype(inner.dtype)
+        return np.asarray(inner - found.labels)
+    inner[np.arange(len(inner)), found.true] -= found.labels[:, 0]
     return inner
 
 

@@ -27,10 +27,10 @@ def gradient(problem: Problem) -> Array:
     others = np.exp(shifted.astype(wide))
     total = np.asarray(others.sum(axis=1, keepdims=True))
     if found.true is not None:
-        true, label = found.true, found.labels.astype(wide)
+        true, label = found.true, found.labels
     else:
         true = np.argmax(found.labels, axis=1)
-        label = found.labels[rows, true][:, None].astype(wide)
+        label = found.labels[rows, true][:, None]
     probability = others[rows, true][:, None] / total
     # The others relative to their own maximum: where each of them is subnormal, their sum need not be
     apart = shifted.astype(wide)

@@ -317,7 +317,8 @@ def _floats(raw: Array | Texts, what: str, wanted: Format | None, flag: str) -> 
     if isinstance(raw, Texts):
         meant = wanted or formats.named("float64")
         return meant.parse_array(raw.cells).reshape(raw.shape), meant, None
-    void = raw.dtype.kind == "V" and raw.dtype.names is None and raw.dtype.itemsize == 2
+    own = formats.of_dtype(raw.dtype)
+    void = raw.dtype.kind == "V" and raw.dtype.names is None and raw.dtype.itemsize == 2 and own is None
     if void or (raw.dtype.kind, raw.dtype.itemsize) == ("u", 2):
         # NumPy names no bfloat16: to .npy it is a 2-byte void, to others its bit patterns are integers
         if wanted is None or wanted.dtype.kind != "V":
@@ -325,7 +326,6 @@ def _floats(raw: Array | Texts, what: str, wanted: Format | None, flag: str) -> 
             raise InputError(f"{what}: the numbers are {found}; if they are bfloat16 bit patterns, say {flag} bfloat16")
         bits = raw.view(np.uint16) if void else raw.astype(np.uint16)
         return np.asarray(bits, order="C").view(wanted.dtype), wanted, None
-    own = formats.of_dtype(raw.dtype)
     if own is None and (raw.dtype.kind not in "iu" or wanted is None):
         hint = f"; {flag} casts them" if raw.dtype.kind in "iu" else ""
         raise InputError(f"{what}: the numbers are {raw.dtype}; expected one of {', '.join(formats.FORMATS)}{hint}")
@@ -342,7 +342,8 @@ def _floats(raw: Array | Texts, what: str, wanted: Format | None, flag: str) -> 
 
 def _other(raw: Array | Texts, name: str, layout: Layout, fmt: Format) -> Array | Texts:
     """An array of numbers as it stands, but for its layout; bit patterns are the numbers that they stand for."""
-    if not isinstance(raw, Texts) and raw.dtype.itemsize == 2 and raw.dtype.kind in "uV":
+    bits = not isinstance(raw, Texts) and raw.dtype.itemsize == 2 and raw.dtype.kind in "uV"
+    if not isinstance(raw, Texts) and bits and formats.of_dtype(raw.dtype) is None:
         # a mask may be of any integers
         is_mask = bool(np.isin(raw.view(np.uint16), (0, 1)).all())
         raw = raw.view(np.uint16) if is_mask else _floats(raw, name, fmt, "--dtype")[0]

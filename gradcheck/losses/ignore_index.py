@@ -40,6 +40,11 @@ class IgnoreIndex(LossOption):
         """Whether no row has that label."""
         return labels.ndim == 2 or not bool((labels == self.label).any())
 
+    @property
+    def pinned(self) -> tuple[int, ...]:
+        """The label."""
+        return (self.label,)
+
     def fold(self, terms: Terms) -> Terms:
         """Takes the rows out and gives them label 0, which nobody reads."""
         if terms.hard is None:

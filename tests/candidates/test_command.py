@@ -1,0 +1,139 @@
+"""Programs as candidates: a C program that is right, and programs that fail in every way that there is."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Program
+
+EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "kernel.c"
+PLACES = "{logits} {labels} {gradient}"
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example, and one that leaves out a class."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler here")
+    folder = tmp_path_factory.mktemp("c")
+    source = EXAMPLE.read_text()
+    assert source.count("i < classes; i++) total +=") == 1
+    (folder / "wrong.c").write_text(source.replace("i < classes; i++) total +=", "i < classes - 1; i++) total +="))
+    for name, path in (("kernel", EXAMPLE), ("wrong", folder / "wrong.c")):
+        subprocess.run([compiler, "-O2", "-o", str(folder / name), str(path), "-lm"], check=True)
+    return folder
+
+
+def python(code: str) -> str:
+    return f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {PLACES}"
+
+
+def test_a_c_program(compiled: Path, program: Program) -> None:
+    for case in ("plain-3", "plain-1000", "saturated-gap-20"):
+        ran = program("check", "--case", case, "--command", f"{compiled}/kernel {PLACES}")
+        assert ran.code == 0, ran.out
+    ran = program("check", "--case", "plain-1000", "--command", f"{compiled}/wrong {PLACES}")
+    assert ran.code == 1
+    words = shlex.split(ran.out.split("again: ")[1].splitlines()[0])
+    assert program(*words[1:]).code == 1
+    ran = program("stability", "--case", "plain-*", "--dtype", "float32", "--command", f"{compiled}/kernel {PLACES}")
+    assert ran.code == 0
+    ran = program("check", "--case", "plain-3", "--loss", "softcap=30", "--command", f"{compiled}/kernel {PLACES}")
+    assert ran.code == 2
+    assert "the loss has softcap, and the command no {loss} that would tell the program" in ran.out
+    ran = program("check", "--case", "plain-3", "--dtype", "float64", "--command", f"{compiled}/kernel {PLACES}")
+    assert ran.code == 2
+    assert "ended with exit code 2: " in ran.out
+    assert "neither float32 logits nor int64 labels" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (python("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"), "the program was killed by SIGSEGV"),
+        (python("import time; time.sleep(60)"), "the program did not end within 1 s and was stopped"),
+        (python("import sys; print('out'); sys.exit('no kernel')"), "ended with exit code 1: out no kernel"),
+        (python("pass"), "ended without an error and wrote no gradient"),
+        (
+            python("import sys; d = open(sys.argv[1], 'rb').read(); open(sys.argv[3], 'wb').write(d[:-7])"),
+            "gradient.npy: the header of the array promises shape (2, 3) of float32, 24 bytes; there are 17",
+        ),
+        (python("import sys; open(sys.argv[3], 'wb')"), "the program's gradient.npy: is empty"),
+        (
+            python("import sys, numpy; numpy.save(sys.argv[3], numpy.zeros((3, 2), 'f4'))"),
+            "the program's gradient.npy: the gradient has shape (3, 2), the logits (2, 3)",
+        ),
+        (f"./nowhere {PLACES}", "'./nowhere' cannot be run: No such file"),
+        (python("print('\\x1b[31m' * 9); raise SystemExit(1)"), r"\x1b[31m\x1b[31m"),
+    ],
+)
+def test_what_goes_wrong_is_told(
+    command: str, said: str, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ran = program("check", "--case", "plain-3", "--timeout", "1", "--command", command, "--candidate", "shifted")
+    assert ran.code == 2
+    assert said in ran.out
+    assert "2 results: 1 passed, 1 crashed" in ran.out
+    assert "\x1b" not in ran.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_shell_sees_it(program: Program, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    ran = program("check", "--case", "plain-3", "--command", f"echo ; touch {there} $(touch {there}) {PLACES}")
+    assert ran.code == 2
+    assert not there.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--command", "./kernel {logits} {labels}"], "has no place for {gradient}"),
+        (["--command", "./kernel '{logits} {labels} {gradient}"], "No closing quotation"),
+        (["--command", f"x {PLACES}", "--exchange", "csv"], "unknown exchange format 'csv'"),
+        (["--command", f"x {PLACES}", "--timeout", "0"], "--timeout is a number of seconds above 0"),
+        (["--timeout", "nan"], "--timeout is a number of seconds above 0"),
+        (["--device", "cpu"], "--device goes with --candidate torch or jax"),
+    ],
+)
+def test_what_cannot_be_understood(words: list[str], said: str, program: Program) -> None:
+    ran = program("check", "--case", "plain-3", *words)
+    assert ran.code == 2
+    assert said in ran.err
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("exchange", ["npy", "safetensors"])
+def test_files_in_every_format(dtype: str, exchange: str, tmp_path: Path, program: Program) -> None:
+    """A program that reads the loss, too, and writes the gradient of exactly that loss."""
+    script = tmp_path / "kernel.py"
+    script.write_text(
+        "import json, sys\n"
+        "import numpy as np\n"
+        "from gradcheck import candidates, files, formats, losses\n"
+        "from gradcheck.problem import Problem\n"
+        "logits, labels, gradient, loss = sys.argv[1:]\n"
+        "held = files.load(logits, dtype="
+        f"{dtype!r})\n"
+        "y, _ = files.load_labels(labels, held.layout, held.format)\n"
+        "options = losses.given(json.load(open(loss)))\n"
+        "problem = Problem(logits=held.logits, labels=y, format=held.format, loss=options)\n"
+        "from pathlib import Path\n"
+        "files.save_one(Path(gradient), 'gradient', candidates.load('wide' if "
+        f"{dtype != 'float64'} else 'shifted').gradient(problem))\n"
+    )
+    command = f"{shlex.quote(sys.executable)} {script} {PLACES} {{loss}}"
+    words = ["check", "--generate", "normal", "--rows", "3", "--classes", "4", "--dtype", dtype, "--exchange", exchange]
+    options = ["--loss", "reduction=mean", "--loss", "weight=1,2,3,4", "--loss", "label_smoothing=0.1"]
+    ran = program(*words, *options, "--command", command)
+    assert ran.code == 0, ran.out
+    assert f"  {dtype}  " in ran.out
