@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import ClassVar
 
 import numpy as np
 
@@ -110,6 +111,32 @@ class OfNumbers(LossOption):
         return self.numbers.in_full
 
 
+@dataclass(frozen=True, kw_only=True)
+class OfNumber(LossOption):
+    """An option whose value is an exact number, and perhaps the rule of a library.
+
+    Attributes:
+        text: the number as it was written.
+        rule: None where none was named; `usual` is the one that is meant then.
+    """
+
+    text: str
+    number: Fraction
+    rule: str | None = None
+    usual: ClassVar[str | None] = None
+
+    @property
+    def value(self) -> str:
+        """The number, with its rule if one is named."""
+        return f"{self.text}:{self.rule}" if self.rule else self.text
+
+    def argument(self, fmt: Format) -> object:
+        """The number, or the whole text where it follows another rule than the usual one."""
+        usual = self.rule in (None, self.usual)
+        whole = self.number.denominator == 1
+        return self.value if not usual else int(self.number) if whole else float(self.number)
+
+
 def inline(text: str) -> Texts | None:
     """The numbers in `0.3,0.6` or `1,0;0,1`, or None where that is no list of numbers.
 
@@ -165,8 +192,3 @@ def ruled(name: str, text: str, rules: Iterable[str]) -> tuple[str, str | None]:
             f"{name} has the rules {', '.join(rules)}, as in {name}={value or 'VALUE'}:{next(iter(rules))}"
         )
     return value, rule if colon else None
-
-
-def shortest(number: Fraction) -> int | float:
-    """The number as Python code would have it."""
-    return int(number) if number.denominator == 1 else float(number)

@@ -15,39 +15,29 @@ from fractions import Fraction
 from typing import ClassVar
 
 from gradcheck.exceptions import InputError
-from gradcheck.formats import Array, Format
+from gradcheck.formats import Array
 from gradcheck.losses import _numbers
-from gradcheck.problem import LossOption, Stage, Terms
+from gradcheck.losses._numbers import OfNumber
+from gradcheck.problem import Stage, Terms
 
 _RULES = ("uniform", "others")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelSmoothing(LossOption):
+class LabelSmoothing(OfNumber):
     """ε and its rule; None is `uniform`."""
 
-    text: str
-    epsilon: Fraction
-    rule: str | None = None
     name: ClassVar[str] = "label_smoothing"
+    usual: ClassVar[str | None] = "uniform"
     stage: ClassVar[Stage] = Stage.LABELS
-
-    @property
-    def value(self) -> str:
-        """ε, with its rule if one is named."""
-        return f"{self.text}:{self.rule}" if self.rule else self.text
-
-    def argument(self, fmt: Format) -> object:
-        """ε as a number, or the whole text where it follows another rule than PyTorch's."""
-        return self.value if self.rule == "others" else _numbers.shortest(self.epsilon)
 
     def idle(self, labels: Array) -> bool:
         """Whether its number changes nothing."""
-        return not self.epsilon
+        return not self.number
 
     def fold(self, terms: Terms) -> Terms:
         """Mixes the labels."""
-        if not self.epsilon:
+        if not self.number:
             return terms
         classes = terms.logits.shape[1]
         counts = [classes] * terms.rows if terms.mask is None else terms.mask.sum(axis=1).tolist()
@@ -61,17 +51,17 @@ class LabelSmoothing(LossOption):
     def _share(self, classes: int, terms: Terms) -> tuple[Fraction, Fraction]:
         """What is kept of a label, and what every class gets, where there are so many classes."""
         if self.rule != "others":
-            return 1 - self.epsilon, self.epsilon / max(classes, 1)
+            return 1 - self.number, self.number / max(classes, 1)
         if terms.hard is None:
             raise InputError("label_smoothing by the rule 'others' needs hard labels; these are soft")
         if classes < 2:
             raise InputError("label_smoothing by the rule 'others' needs two classes or more")
-        share = self.epsilon / (classes - 1)
-        return 1 - self.epsilon - share, share
+        share = self.number / (classes - 1)
+        return 1 - self.number - share, share
 
 
 def parse(text: str) -> LabelSmoothing:
     """The option from its text."""
     value, rule = _numbers.ruled("label_smoothing", text, _RULES)
     epsilon = _numbers.decimal("label_smoothing", value, "1e-100", "1")
-    return LabelSmoothing(text=value, epsilon=epsilon, rule=rule)
+    return LabelSmoothing(text=value, number=epsilon, rule=rule)

@@ -4,41 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import ClassVar
 
-from gradcheck.formats import Array, Format
+from gradcheck.formats import Array
 from gradcheck.losses import _numbers
-from gradcheck.problem import LossOption, Stage, Terms
+from gradcheck.losses._numbers import OfNumber
+from gradcheck.problem import Stage, Terms
 
 
 @dataclass(frozen=True, kw_only=True)
-class Temperature(LossOption):
+class Temperature(OfNumber):
     """T > 0, the exact decimal that is written."""
 
-    text: str
-    divisor: Fraction
     name: ClassVar[str] = "temperature"
     stage: ClassVar[Stage] = Stage.LOGITS
 
-    @property
-    def value(self) -> str:
-        """T."""
-        return self.text
-
-    def argument(self, fmt: Format) -> object:
-        """T as a number."""
-        return _numbers.shortest(self.divisor)
-
     def idle(self, labels: Array) -> bool:
         """Whether its number changes nothing."""
-        return self.divisor == 1
+        return self.number == 1
 
     def fold(self, terms: Terms) -> Terms:
         """Sets T."""
-        return dataclasses.replace(terms, temperature=self.divisor)
+        return dataclasses.replace(terms, temperature=self.number)
 
 
 def parse(text: str) -> Temperature:
     """The option from its text."""
-    return Temperature(text=text, divisor=_numbers.decimal("temperature", text, "1e-9", "1e9", positive=True))
+    return Temperature(text=text, number=_numbers.decimal("temperature", text, "1e-9", "1e9", positive=True))

@@ -16,7 +16,6 @@ import numpy as np
 
 from gradcheck.exceptions import InputError
 from gradcheck.formats import Format, Int64
-from gradcheck.losses import _numbers
 from gradcheck.losses._numbers import Numbers, OfNumbers
 from gradcheck.problem import LossOption, Stage, Terms
 
@@ -36,7 +35,7 @@ class Upstream(OfNumbers):
 
     def argument(self, fmt: Format) -> object:
         """A number, or an array in the format, (N,)."""
-        return _numbers.shortest(self._exact()) if self._single else self.numbers.rounded(fmt).astype(fmt.dtype)
+        return float(self._exact()) if self._single else self.numbers.rounded(fmt).astype(fmt.dtype)
 
     def take(self, rows: Int64) -> LossOption:
         """Of one number for each row, some."""

@@ -10,43 +10,31 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import ClassVar
 
-from gradcheck.formats import Array, Format
+from gradcheck.formats import Array
 from gradcheck.losses import _numbers
-from gradcheck.problem import LossOption, Stage, Terms
+from gradcheck.losses._numbers import OfNumber
+from gradcheck.problem import Stage, Terms
 
 _RULES = ("count",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZLoss(LossOption):
+class ZLoss(OfNumber):
     """λ, and the rule of its mean."""
 
-    text: str
-    factor: Fraction
-    rule: str | None = None
     name: ClassVar[str] = "z_loss"
     stage: ClassVar[Stage] = Stage.EXTRA
 
-    @property
-    def value(self) -> str:
-        """λ, with its rule if one is named."""
-        return f"{self.text}:{self.rule}" if self.rule else self.text
-
-    def argument(self, fmt: Format) -> object:
-        """λ as a number, or the whole text where it follows a rule of its own."""
-        return self.value if self.rule else _numbers.shortest(self.factor)
-
     def idle(self, labels: Array) -> bool:
         """Whether its number changes nothing."""
-        return not self.factor
+        return not self.number
 
     def fold(self, terms: Terms) -> Terms:
         """Sets ζ."""
         count = int(terms.kept.sum())
-        zeta = self.factor
+        zeta = self.number
         if self.rule == "count" and terms.divisor is not None and count:
             zeta = zeta * terms.divisor / count
         return dataclasses.replace(terms, zeta=zeta)
@@ -55,4 +43,4 @@ class ZLoss(LossOption):
 def parse(text: str) -> ZLoss:
     """The option from its text."""
     value, rule = _numbers.ruled("z_loss", text, _RULES)
-    return ZLoss(text=value, factor=_numbers.decimal("z_loss", value, "1e-100"), rule=rule)
+    return ZLoss(text=value, number=_numbers.decimal("z_loss", value, "1e-100"), rule=rule)
