@@ -1,7 +1,8 @@
-"""`assert_gradient` and `each_case`, shown sound gradients and lies."""
+"""What Python code calls, shown sound gradients and lies."""
 
 from __future__ import annotations
 
+import doctest
 from typing import Any
 
 import ml_dtypes
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import gradcheck
+import gradcheck.api
 from gradcheck import GradientError, assert_gradient, each_case
 from gradcheck.exceptions import GradcheckError
 from gradcheck.problem import Problem
@@ -101,3 +103,29 @@ def test_public_names() -> None:
     assert set(gradcheck.__all__) <= set(dir(gradcheck.api)) | {"__version__"}
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = gradcheck.nothing
+
+
+def test_the_examples_in_the_docstrings() -> None:
+    found = doctest.testmod(gradcheck.api, optionflags=doctest.ELLIPSIS)
+    assert found.attempted >= 10
+    assert not found.failed
+
+
+def test_check_returns_a_report() -> None:
+    report = gradcheck.check(sound, LOGITS, LABELS, tolerance="ulp:4", repeat=2)
+    assert report.passed
+    assert report.settings["tolerance"] == "ulp:4"
+    assert len(report.results) == 1
+    assert not gradcheck.check(np.zeros_like(LOGITS), LOGITS, LABELS).passed
+    assert gradcheck.check("compensated", LOGITS, LABELS, engine="flint").passed
+    assert not gradcheck.check(sound, np.full((1, 3), np.nan), [0]).passed  # nothing was judged
+
+
+def test_cases_by_name_and_format() -> None:
+    found = gradcheck.cases("plain-*", "soft-plain")
+    assert {"plain-3", "plain-mean", "soft-plain"} <= set(found)
+    case = found["plain-mean"]
+    assert gradcheck.check("shifted", case.logits, case.labels, loss=case.loss).passed
+    assert "overflow-beyond" not in gradcheck.cases("overflow-*", dtype="float16")
+    with pytest.raises(GradcheckError):
+        gradcheck.cases("nothing-*")
