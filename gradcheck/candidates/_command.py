@@ -63,9 +63,8 @@ class Command:
         """
         asked, whole = Asked.of(problem), any("{loss}" in word for word in self._words)
         if asked.beyond and not whole:
-            raise NotApplicableError(
-                f"the program is not told of {', '.join(asked.beyond)} in the loss; {{loss}} would"
-            )
+            what = ", ".join(asked.beyond)
+            raise NotApplicableError(f"the loss has {what}, and the command no {{loss}} that would tell the program")
         with tempfile.TemporaryDirectory(prefix="gradcheck-") as name:
             folder = Path(name)
             paths = {place: folder / f"{place}{self._suffix}" for place in _PLACES} | {"loss": folder / "loss.json"}
