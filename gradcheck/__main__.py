@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import sys
 
-from gradcheck import __version__
-from gradcheck.cli import _streams, app
-from gradcheck.exceptions import GradcheckError, visible
-
 EXIT_CANNOT_CHECK = 2
 EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
 
 
 def main() -> None:
     """Runs the command line; what the user can mend ends with one sentence and 2, a bug of ours with 70."""
+    try:
+        _main()
+    except KeyboardInterrupt:  # while imports are still going on, or a report is being written
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _main() -> None:
+    # imported here, so that Ctrl-C is answered from the start
+    from gradcheck import __version__
+    from gradcheck.cli import _streams, app
+    from gradcheck.exceptions import GradcheckError, visible
+
     _streams.prepare()
     try:
         try:

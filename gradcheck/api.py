@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradcheck import __version__, candidates, catalogue, checking, formats, losses, tolerances
+from gradcheck import __version__, candidates, catalogue, checking, formats, functions, losses, tolerances
 from gradcheck.candidates import Candidate
-from gradcheck.exceptions import InputError
+from gradcheck.exceptions import InputError, UsageError
 from gradcheck.functions import Function
 from gradcheck.problem import LossOption, Problem
 from gradcheck.reference import Settings
@@ -81,6 +81,8 @@ def check(
     Raises:
         GradcheckError: where logits, labels or options cannot be understood.
     """
+    if repeat < 1:
+        raise UsageError(f"repeat is 1 or more, not {repeat}")
     problem = _problem(logits, labels, loss, dtype)
     results = checking.check(
         problem,
@@ -105,6 +107,8 @@ def assert_gradient(
     dtype: str | None = None,
     flush: bool = False,
     repeat: int = 1,
+    timeout: float = candidates.Running.timeout,
+    engine: str = "mpmath",
 ) -> Result:
     """Asserts that a gradient agrees; what it takes is what `check` takes.
 
@@ -124,7 +128,18 @@ def assert_gradient(
     """
     from gradcheck.report import _sentences
 
-    report = check(gradient, logits, labels, tolerance=tolerance, loss=loss, dtype=dtype, flush=flush, repeat=repeat)
+    report = check(
+        gradient,
+        logits,
+        labels,
+        tolerance=tolerance,
+        loss=loss,
+        dtype=dtype,
+        flush=flush,
+        repeat=repeat,
+        timeout=timeout,
+        engine=engine,
+    )
     (result,) = report.results
     if result.verdict is not Verdict.PASS:
         raise GradientError(f"{result.candidate}: {result.verdict.value}, {_sentences.reason(result)}", result)
@@ -171,7 +186,10 @@ def _candidate(gradient: Callable[..., Any] | ArrayLike | str, timeout: float) -
     if callable(gradient):
         name = getattr(gradient, "__qualname__", None) or repr(gradient)
         return candidates.of_function(Function(name=name, call=gradient))
-    array = np.asarray(gradient)
+    try:
+        array = np.asarray(gradient)
+    except Exception as error:  # an array of another library says in its own way that it is none of NumPy's
+        raise InputError(f"the gradient is no array of numbers ({functions.told(error)})") from None
     return candidates.given("gradient", array[None] if array.ndim == 1 else array)
 
 

@@ -103,7 +103,7 @@ def loss_value(problem: Problem, answer: Answer, known: Dyadic | float, exact: E
     if found is None or (problem.status == RowStatus.UNDEFINED).any():
         return None
     fmt = exact.values.format
-    u, allowed = fmt.unit_roundoff, 0.0
+    u, allowed = max(fmt.unit_roundoff, problem.format.unit_roundoff), 0.0
     for e in exact.estimates:
         if e is not None:
             reach = float(np.abs(e.z[np.isfinite(e.z)]).max())

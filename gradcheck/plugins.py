@@ -21,7 +21,8 @@ def names(folder: ModuleType) -> list[str]:
 @cache
 def _names(folder: ModuleType) -> tuple[str, ...]:
     # read once: some names are asked for again with every row
-    return tuple(sorted(found.name for found in pkgutil.iter_modules(folder.__path__) if found.name[0] != "_"))
+    found = pkgutil.iter_modules(folder.__path__)
+    return tuple(sorted(module.name for module in found if module.name[0] != "_" and not module.ispkg))
 
 
 def load(folder: ModuleType, kind: str, name: str) -> ModuleType:

@@ -459,7 +459,9 @@ class Problem:
         if self.terms.divisor is None:
             return Fraction(1)
         alone = dataclasses.replace(self).terms.divisor
-        return alone / self.terms.divisor if alone and self.terms.divisor else Fraction(1)
+        if not self.terms.divisor:
+            return Fraction(1)
+        return (alone or Fraction(0)) / self.terms.divisor
 
     @property
     def rows(self) -> int:

@@ -6,12 +6,14 @@ Nothing heavy is imported until a fixture file is found: pytest loads this where
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from gradcheck.candidates import Candidate
     from gradcheck.fixtures import Fixture
     from gradcheck.results import Result
 
@@ -54,6 +56,14 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     return None
 
 
+@cache
+def _candidate(name: str) -> Candidate:
+    """A candidate that serves the whole session: its process need not be started for every fixture."""
+    from gradcheck import candidates
+
+    return candidates.load(name)
+
+
 class FixtureFile(pytest.File):
     """A fixture file."""
 
@@ -79,7 +89,7 @@ class FixtureItem(pytest.Item):
 
     def runtest(self) -> None:
         """Verifies the entry; what was measured goes into the JUnit properties."""
-        from gradcheck import candidates, verification
+        from gradcheck import verification
         from gradcheck.results import Verdict
 
         config = self.config
@@ -88,7 +98,7 @@ class FixtureItem(pytest.Item):
             verification.verify(
                 self.fixture,
                 deep=config.getoption("--gradcheck-deep") or config.getini("gradcheck_deep"),
-                chosen=[candidates.load(name) for name in names] if names else None,
+                chosen=[_candidate(name) for name in names] if names else None,
                 tolerance=config.getini("gradcheck_tolerance") or None,
             )
         )

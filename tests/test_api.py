@@ -14,6 +14,7 @@ import gradcheck.api
 from gradcheck import GradientError, assert_gradient, each_case
 from gradcheck.exceptions import GradcheckError
 from gradcheck.problem import Problem
+from gradcheck.results import Judged
 
 LOGITS = np.array([[0.5, -1.0, 2.0], [1.0, 0.0, 20.0]], dtype=np.float32)
 LABELS = np.array([0, 2])
@@ -119,6 +120,28 @@ def test_check_returns_a_report() -> None:
     assert not gradcheck.check(np.zeros_like(LOGITS), LOGITS, LABELS).passed
     assert gradcheck.check("compensated", LOGITS, LABELS, engine="flint").passed
     assert not gradcheck.check(sound, np.full((1, 3), np.nan), [0]).passed  # nothing was judged
+
+
+@pytest.mark.parametrize("wrong", [{"repeat": 0}, {"timeout": -1.0}, {"timeout": float("nan")}, {"engine": "none"}])
+def test_settings_that_are_none(wrong: dict[str, Any]) -> None:
+    with pytest.raises(GradcheckError):
+        gradcheck.check("shifted" if "timeout" not in wrong else "torch:x", LOGITS, LABELS, **wrong)
+
+
+def test_what_is_no_array() -> None:
+    with pytest.raises(GradcheckError, match="the gradient is no array of numbers"):
+        gradcheck.check([[1, 2], [3]], LOGITS, LABELS)
+
+
+def test_a_loss_in_the_logits_format_beside_a_wider_gradient() -> None:
+    def mixed(logits: Any, labels: Any) -> Any:
+        wide = logits.astype(np.float64)
+        loss = np.log(np.exp(wide).sum(axis=1)) - wide[np.arange(len(wide)), labels]
+        return np.float32(loss.sum()), sound(wide, labels)
+
+    (result,) = gradcheck.check(mixed, LOGITS, LABELS).results
+    assert isinstance(result.outcome, Judged)
+    assert result.outcome.conduct.loss is None
 
 
 def test_cases_by_name_and_format() -> None:

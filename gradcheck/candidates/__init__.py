@@ -8,11 +8,9 @@ adapts a package that need not be installed; that, and code of the user's own, r
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 from gradcheck import plugins
 from gradcheck.candidates import _function, _piece, frameworks
@@ -43,6 +41,7 @@ __all__ = [
 ]
 
 DEFAULT = "shifted"
+_LONGEST = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +55,10 @@ class Running:
 
     timeout: float = TIMEOUT
     device: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout <= _LONGEST:
+            raise UsageError(f"a timeout is from 0 to {_LONGEST:g} seconds, not {self.timeout:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,31 +96,19 @@ def load(name: str, running: Running = Running()) -> Candidate:
             raise UsageError(f"'{name}' should read {framework}:MODULE:LOSS or {framework}:PATH.py:LOSS")
         if importlib.util.find_spec(framework) is None:
             raise MissingExtraError(f"--candidate {framework}", framework, framework)
-        return _in_a_child(name, f"{frameworks.__name__}.{framework}", target or None, running, _stamp(target))
+        return _in_a_child(name, f"{frameworks.__name__}.{framework}", target or None, running)
     if running.device is not None:
         raise UsageError(f"--device goes with {' and '.join(plugins.names(frameworks))}, not with '{name}'")
     if colon:
-        return _in_a_child(name, _function.__name__, name, running, _stamp(name))
+        return _in_a_child(name, _function.__name__, name, running)
     return computed(name, plugins.load(sys.modules[__name__], "candidate", name).gradient)
 
 
-def _stamp(target: str) -> tuple[float, int] | None:
-    """Tells a file of code from what it was before."""
-    try:
-        found = os.stat(target.rpartition(":")[0])
-    except OSError:
-        return None
-    return found.st_mtime, found.st_size
-
-
-@lru_cache(maxsize=16)
-def _in_a_child(
-    name: str, module: str, target: str | None, running: Running, stamp: tuple[float, int] | None
-) -> Candidate:
+def _in_a_child(name: str, module: str, target: str | None, running: Running) -> Candidate:
     # one child serves all problems: frameworks take seconds to import
     process = Process(name, module, {"target": target, "device": running.device}, running.timeout)
     return Candidate(
-        name=name, answer=lambda problem: from_answer(process(**as_request(Asked.of(problem)))), watched=True
+        name=name, answer=lambda problem: from_answer(name, process(**as_request(Asked.of(problem)))), watched=True
     )
 
 
@@ -145,14 +136,14 @@ def of_function(function: Function) -> Candidate:
     )
 
 
-def piece(name: str, timeout: float) -> Function:
+def piece(name: str, running: Running) -> Function:
     """A function of the user's own that lives in a child process, and returns arrays of the formats.
 
     Raises:
         UsageError: where there is none.
     """
-    process = Process(name, _piece.__name__, {"target": name}, timeout)
-    return Function(name=name, call=lambda *arguments: process(arguments=list(arguments))["value"])
+    process = Process(name, _piece.__name__, {"target": name}, running.timeout)
+    return Function(name=name, call=lambda *arguments: array_of(name, process(arguments=list(arguments)).get("value")))
 
 
 def of_command(template: str, *, suffix: str, running: Running, gradient_dtype: str | None) -> Candidate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradcheck import formats
-from gradcheck.exceptions import CrashedError
+from gradcheck.exceptions import CrashedError, NotApplicableError
 from gradcheck.formats import Array
 from gradcheck.functions import told
 from gradcheck.problem import Problem, Stage
@@ -65,13 +66,31 @@ class Asked:
             share=float(problem.share),
         )
 
+    def share_of_whole(self) -> float:
+        """`share`, for what has been reduced over these rows alone.
+
+        Raises:
+            NotApplicableError: where that was 0/0, and the whole's mean is not.
+        """
+        if not self.share:
+            raise NotApplicableError("the mean over these rows alone, which are a part of the whole, divides by 0")
+        return self.share
+
+    def mean(self, total: Any) -> Any:
+        """What is asked for of a sum over rows: itself, or the mean, which is constant where it is over nothing."""
+        if self.divisor is None:
+            return total
+        if self.divisor:
+            return total / self.divisor
+        return total * 0 + (math.nan if self.options.get("empty", "nan") == "nan" else 0.0)
+
     def finished(self, gradient: Array, *, whole: bool) -> Array:
         """The gradient that is asked for.
 
         Args:
             whole: from that of exactly the loss, over these rows; else from that of the sum.
         """
-        if whole and self.share == 1:
+        if whole and self.share_of_whole() == 1:
             return gradient
         if not whole and self.divisor is None:
             return gradient
@@ -91,8 +110,11 @@ def array_of(name: str, found: object) -> Array:
     """
     if found is None:
         raise CrashedError(f"{name} returned nothing; does it lack a return?")
+    if isinstance(found, np.ma.MaskedArray):
+        raise CrashedError(f"{name} returned a masked array; .filled(…) makes plain numbers of it")
     try:
         array = np.array(found)  # a copy: it may use its buffer again
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -115,9 +137,7 @@ def loss_of(name: str, found: object, asked: Asked, *, whole: bool) -> float:
     if array.shape not in ((), (1,), asked.logits.shape[:1]):
         raise CrashedError(f"{name} returned a loss of shape {array.shape}; expected a number, or one for each row")
     total = float(array.sum())
-    if whole:
-        return total * asked.share
-    return total if asked.divisor is None else total / asked.divisor if asked.divisor else 0.0
+    return total * asked.share_of_whole() if whole else float(asked.mean(total))
 
 
 def changed(before: Asked, after: Asked) -> tuple[str, ...]:
@@ -141,6 +161,13 @@ def as_answer(answer: Answer) -> dict[str, Any]:
     return {"gradient": answer.gradient, "loss": answer.loss, "changed": list(answer.changed)}
 
 
-def from_answer(answer: Mapping[str, Any]) -> Answer:
-    """An answer from a child process."""
-    return Answer(gradient=answer["gradient"], loss=answer["loss"], changed=tuple(answer["changed"]))
+def from_answer(name: str, answer: Mapping[str, Any]) -> Answer:
+    """An answer from a child process.
+
+    Raises:
+        CrashedError: where it is none, because the code there has changed what answers are made with.
+    """
+    match answer:
+        case {"gradient": np.ndarray() as gradient, "loss": float() | None as loss, "changed": list(names)}:
+            return Answer(gradient=gradient, loss=loss, changed=tuple(map(str, names)))
+    raise CrashedError(f"{name} has broken the process that it runs in: what came back is no answer")

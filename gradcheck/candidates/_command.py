@@ -7,13 +7,17 @@ with the loss options there, and writes the gradient of exactly that loss.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -24,6 +28,9 @@ from gradcheck.files import Layout
 from gradcheck.problem import Problem
 
 _PLACES = ("logits", "labels", "gradient")
+_PLACE = re.compile(r"\{(logits|labels|gradient|loss)\}")
+_PATIENCE = 0.5
+"""Seconds in which the last words of a program that has ended may still come."""
 _TAIL = 300
 """Characters of standard error that a crash shows."""
 
@@ -75,9 +82,11 @@ class Command:
                 key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in asked.options.items()
             }
             paths["loss"].write_text(json.dumps(plain), encoding="utf-8")
-            self._run([_filled(word, paths) for word in self._words])
+            self._run([_PLACE.sub(lambda found: str(paths[found[1]]), word) for word in self._words])
             if not paths["gradient"].exists():
                 raise CrashedError("the program ended without an error and wrote no gradient")
+            if not paths["gradient"].is_file():
+                raise CrashedError("the program wrote a gradient that is no file")
             try:
                 layout = Layout.of(problem.logits.shape)
                 # its bits are of the problem's own format, unless something else is said
@@ -85,7 +94,7 @@ class Command:
                 gradient = files.load_gradient(str(paths["gradient"]), layout, dtype, problem.format)
             except InputError as error:
                 raise CrashedError(f"the program's {str(error).removeprefix(name).lstrip('/')}") from None
-            changed = tuple(path.stem for path, content in given.items() if path.read_bytes() != content)
+            changed = tuple(path.stem for path, content in given.items() if _content(path) != content)
             return Answer(gradient=asked.finished(gradient, whole=whole), changed=changed)
 
     def _run(self, words: list[str]) -> None:
@@ -99,22 +108,37 @@ class Command:
             )
         except OSError as error:
             raise CrashedError(f"'{words[0]}' cannot be run: {error.strerror}") from None
+        # what it leaves behind may hold the pipe open: nobody waits for its end
+        tail = bytearray()
+        listener = threading.Thread(target=_listen, args=(program.stdout, tail), daemon=True)
+        listener.start()
         try:
-            said, _ = program.communicate(timeout=self._timeout)
+            program.wait(timeout=self._timeout)
         except subprocess.TimeoutExpired:
             raise CrashedError(f"the program did not end within {self._timeout:g} s and was stopped") from None
         finally:
-            if program.poll() is None:
+            with contextlib.suppress(OSError):
                 os.killpg(program.pid, signal.SIGKILL)
-                program.communicate()
+            program.wait()
+            listener.join(timeout=_PATIENCE)
         if program.returncode:
-            raise CrashedError(f"the program {_end(program.returncode)}{_tail(said)}")
+            raise CrashedError(f"the program {_end(program.returncode)}{_told(bytes(tail))}")
 
 
-def _filled(word: str, paths: dict[str, Path]) -> str:
-    for place, path in paths.items():
-        word = word.replace(f"{{{place}}}", str(path))
-    return word
+def _listen(stream: IO[bytes], tail: bytearray) -> None:
+    """Reads all that is said and keeps the end of it."""
+    with stream:
+        while said := stream.read1(2**16):  # type: ignore[attr-defined]
+            tail += said
+            del tail[: -4 * _TAIL]
+
+
+def _content(path: Path) -> bytes | None:
+    """What a file holds; None where it is gone."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def _end(code: int) -> str:
@@ -126,6 +150,6 @@ def _end(code: int) -> str:
     return f"ended with exit code {code}"
 
 
-def _tail(said: bytes) -> str:
+def _told(said: bytes) -> str:
     lines = said.decode(errors="replace").strip()
     return f": {visible(' '.join(lines[-_TAIL:].split()))}" if lines else ""

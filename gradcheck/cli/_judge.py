@@ -59,7 +59,7 @@ def candidates_of(judging: Judging) -> list[Candidate]:
     """
     if judging.exchange not in files.exchanged():
         raise UnknownNameError("exchange format", judging.exchange, files.exchanged())
-    running = candidates.Running(timeout=timeout_of(judging), device=judging.device)
+    running = candidates.Running(timeout=judging.timeout, device=judging.device)
     if judging.device is not None and not judging.candidate:
         raise UsageError("--device goes with --candidate torch or jax")
     found = [candidates.load(name, running) for name in judging.candidate or []]
@@ -69,13 +69,6 @@ def candidates_of(judging: Judging) -> list[Candidate]:
         )
         for template in judging.command or []
     ]
-
-
-def timeout_of(rule: Rule) -> float:
-    """Seconds that code of the user's own may take for an answer."""
-    if not 0 < rule.timeout < math.inf:
-        raise UsageError(f"--timeout is a number of seconds above 0, not {rule.timeout:g}")
-    return rule.timeout
 
 
 def digits_of(rule: Rule) -> int | None:

@@ -72,8 +72,8 @@ def command(
     if show is not None and show not in derivation.NAMES:
         raise UnknownNameError("step", show, derivation.NAMES)
     given = {name.replace("_", "-"): spec for name, spec in dataclasses.asdict(pieces).items() if spec is not None}
-    timeout = _judge.timeout_of(rule)
-    loaded = {piece: candidates.piece(spec, timeout) for piece, spec in given.items()}
+    running = candidates.Running(timeout=rule.timeout)
+    loaded = {piece: candidates.piece(spec, running) for piece, spec in given.items()}
     tolerance = tolerances.parse(rule.tolerance)
     digits, step_log2 = _judge.digits_of(rule), _judge.step_log2_of(rule)
     problems = list(_source.load_each(logits, source, seeded=True))

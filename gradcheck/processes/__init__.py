@@ -98,6 +98,9 @@ class Process:
                 raise UsageError(why)
             case {"missing": str(package), "extra": str(extra)}:
                 raise MissingExtraError(self.name, extra, package)
+            case {} if not answer:
+                self.close()
+                raise CrashedError(f"{self.name} has broken the process that it runs in: what came back is no answer")
         return answer
 
 
@@ -161,11 +164,10 @@ def _read(stream: BinaryIO, answers: queue.SimpleQueue[dict[str, Any] | Exceptio
 
 
 def _end(popen: subprocess.Popen[bytes], life: int) -> None:
-    if popen.poll() is None:
-        # with whatever it has started itself
-        with contextlib.suppress(OSError):
-            os.killpg(popen.pid, signal.SIGKILL)
-        popen.wait()
+    # with whatever it has started itself, and may have left behind
+    with contextlib.suppress(OSError):
+        os.killpg(popen.pid, signal.SIGKILL)
+    popen.wait()
     os.close(life)
     assert popen.stdin is not None
     with contextlib.suppress(OSError):

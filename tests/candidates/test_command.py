@@ -72,6 +72,16 @@ def test_a_c_program(compiled: Path, program: Program) -> None:
             "the program's gradient.npy: the gradient has shape (3, 2), the logits (2, 3)",
         ),
         (f"./nowhere {PLACES}", "'./nowhere' cannot be run: No such file"),
+        (python("import os, sys; os.mkfifo(sys.argv[3])"), "the program wrote a gradient that is no file"),
+        (python("import os, sys; os.mkdir(sys.argv[3])"), "the program wrote a gradient that is no file"),
+        (python("import os, shutil, sys; shutil.rmtree(os.path.dirname(sys.argv[1]))"), "wrote no gradient"),
+        (
+            python(
+                "import subprocess, time; subprocess.Popen(['sleep', '99'], start_new_session=True); time.sleep(99)"
+            ),
+            "did not end within 1 s",
+        ),
+        (python("import sys; print('x' * 10**8); sys.exit(7)"), "ended with exit code 7: xxx"),
         (python("print('\\x1b[31m' * 9); raise SystemExit(1)"), r"\x1b[31m\x1b[31m"),
     ],
 )
@@ -87,6 +97,41 @@ def test_what_goes_wrong_is_told(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_program_that_leaves_another_behind(program: Program, tmp_path: Path) -> None:
+    """It has ended, and its answer counts; what holds its streams is not waited for, and ends."""
+    script = tmp_path / "kernel.py"
+    script.write_text(
+        "import subprocess, sys\n"
+        "import numpy as np\n"
+        "left = subprocess.Popen(['sleep', '300'])\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(left.pid))\n"
+        "x, y = np.load(sys.argv[1]), np.load(sys.argv[2])\n"
+        "p = np.exp(x - x.max(1, keepdims=True)); p /= p.sum(1, keepdims=True)\n"
+        "p[np.arange(len(p)), y] -= 1\n"
+        "np.save(sys.argv[3], p)\n"
+    )
+    ran = program("check", "--case", "plain-3", "--command", f"{shlex.quote(sys.executable)} {script} {PLACES}")
+    assert ran.code == 0, ran.out
+    pid = int((tmp_path / "pid").read_text())
+    state = Path(f"/proc/{pid}/stat")
+    assert not state.exists() or state.read_text().split(") ")[1][0] in "ZX"
+
+
+def test_inputs_that_are_gone_were_written_to(program: Program, tmp_path: Path) -> None:
+    script = tmp_path / "kernel.py"
+    script.write_text(
+        "import os, sys\n"
+        "import numpy as np\n"
+        "x, y = np.load(sys.argv[1]), np.load(sys.argv[2])\n"
+        "p = np.exp(x - x.max(1, keepdims=True)); p /= p.sum(1, keepdims=True)\n"
+        "p[np.arange(len(p)), y] -= 1\n"
+        "np.save(sys.argv[3], p); os.remove(sys.argv[1])\n"
+    )
+    ran = program("check", "--case", "plain-3", "--command", f"{shlex.quote(sys.executable)} {script} {PLACES}")
+    assert ran.code == 1
+    assert "it overwrites its input (logits)" in ran.out
+
+
 def test_no_shell_sees_it(program: Program, tmp_path: Path) -> None:
     there = tmp_path / "there"
     ran = program("check", "--case", "plain-3", "--command", f"echo ; touch {there} $(touch {there}) {PLACES}")
@@ -100,8 +145,10 @@ def test_no_shell_sees_it(program: Program, tmp_path: Path) -> None:
         (["--command", "./kernel {logits} {labels}"], "has no place for {gradient}"),
         (["--command", "./kernel '{logits} {labels} {gradient}"], "No closing quotation"),
         (["--command", f"x {PLACES}", "--exchange", "csv"], "unknown exchange format 'csv'"),
-        (["--command", f"x {PLACES}", "--timeout", "0"], "--timeout is a number of seconds above 0"),
-        (["--timeout", "nan"], "--timeout is a number of seconds above 0"),
+        (["--command", f"x {PLACES}", "--timeout", "0"], "a timeout is from 0 to 1e+06 seconds, not 0"),
+        (["--timeout", "nan"], "a timeout is from 0"),
+        (["--timeout", "1e300"], "a timeout is from 0"),
+        (["--candidate", "frameworks"], "unknown candidate 'frameworks'"),
         (["--device", "cpu"], "--device goes with --candidate torch or jax"),
     ],
 )

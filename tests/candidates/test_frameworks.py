@@ -181,6 +181,9 @@ def mine(framework: str, tmp_path: Path) -> str:
         ("full", [], 0),
         ("full", ["reduction=mean", "label_smoothing=0.1"], 0),
         ("full", ["reduction=mean", "softcap=3"], 2),
+        ("full", ["reduction=mean:count"], 0),
+        ("full", ["reduction=mean:rows"], 0),
+        ("full", ["label_smoothing=0.1:others"], 2),
         ("total", ["upstream=1,2"], 2),
         ("number", [], 2),
         ("matrix", [], 2),
@@ -248,3 +251,56 @@ def test_frameworks_are_explained_without_them(program: Program) -> None:
     assert {"torch", "jax"} <= set(candidates.names())
     ran = program("explain", "torch")
     assert "torch (candidates): PyTorch: torch.nn.functional.cross_entropy" in ran.out
+
+
+ODD = [
+    ([[1, 2, 3], [0, 1, -1]], [[0.5, 0.3, 0.2], [1, 0, 0]], ["mask=1,0,1"]),
+    ([[1, 2, 3], [0, 1, -1]], [[0.5, 0, 0.5], [1, 0, 0]], ["mask=1,0,1"]),
+    ([[1, "-inf", 3]], [1], ["softcap=5"]),
+    ([[1, "-inf", 3]], [0], ["softcap=5", "temperature=0.5"]),
+    ([[1, 2, 3], [1, 0, 2]], [0, 0], ["ignore_index=0", "reduction=mean", "z_loss=0.01"]),
+    ([[1, 2, 3], [1, 0, 2]], [0, 0], ["ignore_index=0", "reduction=mean"]),
+]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS, indirect=True)
+@pytest.mark.parametrize("which", range(len(ODD)))
+def test_what_is_composed_around_it_is_no_mistake_of_its_own(
+    framework: str, which: int, program: Program, tmp_path: Path
+) -> None:
+    logits, labels, options = ODD[which]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"logits": logits, "labels": labels}))
+    words = [word for option in options for word in ("--loss", option)]
+    ran = program("check", str(path), "--dtype", "float64", "--candidate", framework, *words)
+    assert ran.code == 0, ran.out
+    assert "the loss that comes with it" not in ran.out
+
+
+@pytest.mark.torch
+def test_a_part_whose_own_mean_is_over_nothing(program: Program, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    path = tmp_path / "w.json"
+    path.write_text('{"logits": [[1, 2, 3], [0.5, 0.1, 0.2], [1, 0, 2]], "labels": [0, 1, 2]}')
+    words = ["check", str(path), "--loss", "reduction=mean", "--loss", "weight=0,1,1", "--rows", "0:1"]
+    ran = program(*words, "--candidate", "torch", "--candidate", "shifted")
+    assert "1 passed, 1 skipped" in ran.out
+    assert "the mean over these rows alone, which are a part of the whole, divides by 0" in ran.out
+
+
+@pytest.mark.jax
+def test_float32_stays_float32_in_jax(program: Program, tmp_path: Path) -> None:
+    """With 64-bit numbers on, a constant would widen the whole loss, and hide that exp overflows."""
+    pytest.importorskip("jax")
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import jax.numpy as jnp\n"
+        "def naive(logits, labels):\n"
+        "    e = jnp.exp(logits + jnp.zeros(logits.shape[1]))\n"
+        "    return -jnp.log((e / e.sum(1, keepdims=True))[jnp.arange(len(labels)), labels])\n"
+    )
+    held = tmp_path / "x.json"
+    held.write_text('{"logits": [[100, 98, 97], [20, 1, 2]], "labels": [1, 0]}')
+    words = ["check", str(held), "--candidate", f"jax:{path}:naive"]
+    assert program(*words, "--dtype", "float32").code == 1
+    assert program(*words, "--dtype", "float64").code == 0

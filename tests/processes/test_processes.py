@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -52,6 +53,16 @@ def nothing(x, y): pass
 def text(x, y): return 'abc'
 def objects(x, y): return np.array([[object()]])
 def complex(x, y): return good(x, y) + 0j
+def masked(x, y): return np.ma.masked_array(good(x, y), mask=True)
+def swapped(x, y): return good(x, y).astype(np.dtype(x.dtype).newbyteorder(">"))
+def forks(x, y): os.fork(); return good(x, y)
+def fork_leaves(x, y):
+    if os.fork() == 0: sys.exit(0)
+    os.wait(); return good(x, y)
+def breaks(x, y):
+    import json
+    json.dumps = lambda *words, **more: "{}"
+    return good(x, y)
 '''
 
 
@@ -83,6 +94,8 @@ def load(path: Path, name: str, timeout: float = 20.0) -> Candidate:
         ("text", "returned <U3; expected one of float16"),
         ("objects", "returned object; expected one of"),
         ("complex", "returned complex64; expected one of"),
+        ("masked", "returned a masked array"),
+        ("breaks", "has broken the process that it runs in"),
     ],
 )
 def test_what_it_does_is_told_and_the_next_is_answered(bad: Path, name: str, said: str) -> None:
@@ -91,6 +104,16 @@ def test_what_it_does_is_told_and_the_next_is_answered(bad: Path, name: str, sai
         with pytest.raises(CrashedError, match=said):
             candidate.answer(PROBLEM)
     np.testing.assert_allclose(load(bad, "good").gradient(PROBLEM), GOOD, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["swapped", "forks", "fork_leaves"])
+def test_odd_ways_to_the_right_answer(bad: Path, name: str) -> None:
+    candidate = load(bad, name)
+    for classes in (3, 4, 5):  # an answer to an earlier question would have another shape
+        problem = make_problem([[1.0, 2.0, 3.0, 0.0, -1.0][:classes]], [1], "float32")
+        np.testing.assert_allclose(
+            candidate.gradient(problem), candidates.load("shifted").gradient(problem), rtol=1e-6, atol=1e-7
+        )
 
 
 def test_it_is_started_again_after_it_died(bad: Path) -> None:
@@ -148,6 +171,14 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert load(path, "f").gradient(PROBLEM).tolist() == [[10, 10, 10]]
 
 
+def test_a_module_is_the_one_that_is_found_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, factor in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "same_name.py").write_text(f"def f(x, y): return 0 * x + {factor}\n")
+        monkeypatch.chdir(tmp_path / name)
+        assert candidates.load("same_name:f").gradient(PROBLEM).tolist() == [[factor] * 3]
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -203,6 +234,24 @@ def test_it_ends_when_its_parent_is_killed(writes_pid: Path) -> None:
         found = pids(writes_pid.parent / "pids")
         running.kill()
     os.kill(found[1], signal.SIGKILL)  # what user code starts, a killed parent cannot end
+    assert gone(found)
+
+
+@pytest.mark.parametrize("end", ["os._exit(3)", "return x"])
+def test_what_it_leaves_behind_ends_with_it(end: str, tmp_path: Path) -> None:
+    path = tmp_path / "leaves.py"
+    path.write_text(
+        "import os, subprocess\n"
+        "def f(x, y):\n"
+        "    left = subprocess.Popen(['sleep', '300'])\n"
+        f"    open({str(tmp_path / 'pids')!r}, 'w').write(f'{{left.pid}} {{left.pid}}')\n"
+        f"    {end}\n"
+    )
+    candidate = load(path, "f")
+    with contextlib.suppress(CrashedError):
+        candidate.answer(PROBLEM)
+    found = pids(tmp_path / "pids")
+    del candidate
     assert gone(found)
 
 

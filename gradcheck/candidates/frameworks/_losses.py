@@ -33,9 +33,12 @@ def keywords(name: str, accepted: set[str], asked: Asked) -> dict[str, Any]:
     if missing:
         raise NotApplicableError(f"{name} has no parameter {', '.join(missing)}, which the loss has")
     given = {option: value for option, value in asked.options.items() if option in accepted and option != "upstream"}
+    reduction = given.pop("reduction", "none")
+    refuse_rules(name, given, {"empty": ("nan", "zero", "zero-if-ignored")})
     if "reduction" in accepted:
-        # without an option each row counts for itself, whatever the function's own default is
-        given["reduction"] = str(asked.options.get("reduction", "none")).partition(":")[0]
+        # a mean by another rule is taken here of what there is for each row, as no mean at all is
+        own = "mean:rows" if asked.labels.ndim == 2 else "mean:weights"
+        given["reduction"] = "mean" if reduction == own else reduction if ":" not in reduction else "none"
     return given
 
 
@@ -78,8 +81,6 @@ def summed(name: str, loss: Any, asked: Asked, *, reduced: bool) -> Any:
     if shape == ():
         if not isinstance(above, int | float):
             raise NotApplicableError(f"{name} returns a single number, and upstream has one for each row")
-        return loss * above * asked.share
+        return loss * above * asked.share_of_whole()
     total = (loss * above).sum()
-    if reduced or asked.divisor is None:
-        return total * asked.share
-    return total / asked.divisor if asked.divisor else total * 0
+    return total * asked.share_of_whole() if reduced else asked.mean(total)

@@ -1,7 +1,7 @@
 """JAX: cross-entropy through jax.nn.log_softmax, or jax:MODULE:LOSS, with JAX's backward.
 
 JAX has no cross-entropy of its own: this is how its users write it. softcap, temperature, mask, z_loss, ignore_index
-and upstream are composed around it. 64-bit numbers are switched on.
+and upstream are composed around it. 64-bit numbers are switched on for float64 logits, and off for others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ _OWN = "jax.nn.log_softmax"
 
 def implementation(target: str | None, device: str | None) -> Callable[..., dict[str, Any]]:
     """What a child process answers with."""
-    jax.config.update("jax_enable_x64", True)
     try:
         where = jax.devices(device)[0] if device else jax.devices()[0]
     except RuntimeError as error:
@@ -32,8 +31,11 @@ def implementation(target: str | None, device: str | None) -> Callable[..., dict
     loss = _own if target is None else _of_users(name, target)
 
     def answered(**request: Any) -> dict[str, Any]:
+        asked = Asked(**request)
+        # as its users have it: with 64-bit numbers on, any constant would make a float32 loss one of float64
+        jax.config.update("jax_enable_x64", asked.logits.dtype == np.float64)
         with jax.default_device(where):
-            return as_answer(_answer(name, loss, Asked(**request)))
+            return as_answer(_answer(name, loss, asked))
 
     return answered
 
@@ -53,11 +55,13 @@ def _own(logits: Any, labels: Any, asked: Asked) -> Any:
     )
     z = logits
     if "softcap" in options:
-        z = jnp.where(jnp.isneginf(logits), logits, options["softcap"] * jnp.tanh(z / options["softcap"]))
+        z = jnp.where(jnp.isneginf(logits), -jnp.inf, options["softcap"] * jnp.tanh(z / options["softcap"]))
     if "temperature" in options:
         z = z / options["temperature"]
     if "mask" in options:
-        z = jnp.where(options["mask"], z, -jnp.inf)
+        # not -inf, whose product with a label of 0 is NaN
+        z = jnp.where(options["mask"], z, jnp.finfo(z.dtype).min)
+        labels = jnp.where(options["mask"], labels, 0) if labels.ndim == 2 else labels
     log_p = jax.nn.log_softmax(z, axis=1)
     kept: Any = True
     if labels.ndim == 2:
@@ -80,6 +84,6 @@ def _of_users(name: str, target: str) -> _losses.Loss:
         found = call(logits, labels, **given)
         if not hasattr(found, "shape"):
             raise CrashedError(f"{name} returned a {type(found).__name__}; expected an array, the loss")
-        return _losses.summed(name, found, asked, reduced="reduction" in given)
+        return _losses.summed(name, found, asked, reduced=given.get("reduction") == "mean")
 
     return called

@@ -55,11 +55,14 @@ def _own(logits: torch.Tensor, labels: torch.Tensor, asked: Asked) -> torch.Tens
     z = logits
     if "softcap" in options:
         z = options["softcap"] * torch.tanh(z / options["softcap"])
-        z = torch.where(torch.isneginf(logits), logits, z)
+        z = z.masked_fill(torch.isneginf(logits), -torch.inf)
     if "temperature" in options:
         z = z / options["temperature"]
     if "mask" in options:
-        z = z.masked_fill(~_tensor(options["mask"], z.device), -torch.inf)
+        masked = ~_tensor(options["mask"], z.device)
+        # not -inf, whose product with a label of 0 is NaN
+        z = z.masked_fill(masked, torch.finfo(z.dtype).min)
+        labels = labels.masked_fill(masked, 0) if labels.ndim == 2 else labels
     keywords: dict[str, Any] = {name: options[name] for name in ("label_smoothing", "ignore_index") if name in options}
     if "weight" in options:
         keywords["weight"] = _tensor(options["weight"], z.device)
@@ -74,9 +77,7 @@ def _own(logits: torch.Tensor, labels: torch.Tensor, asked: Asked) -> torch.Tens
     if not isinstance(above, int | float):
         above = _tensor(above, z.device)
     total: torch.Tensor = (loss * above).sum()
-    if by_row and asked.divisor is not None:
-        return total / asked.divisor
-    return total * asked.share
+    return asked.mean(total) if by_row else total * asked.share_of_whole()
 
 
 def _of_users(name: str, target: str) -> _losses.Loss:
@@ -108,7 +109,7 @@ def _of_users(name: str, target: str) -> _losses.Loss:
             value = call(found, given, logits, labels)
         options = _tensors(asked.options, value.device)
         summed: torch.Tensor = _losses.summed(
-            name, value, dataclasses.replace(asked, options=options), reduced="reduction" in given
+            name, value, dataclasses.replace(asked, options=options), reduced=given.get("reduction") == "mean"
         )
         return summed
 
