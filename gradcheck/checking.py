@@ -44,6 +44,7 @@ def check(
     flush: bool = False,
     frozen: Callable[[Format], ExactGradient] | None = None,
     repeat: int = 1,
+    top: int = 0,
     on_row: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """One result for each candidate, as it is found; the reference is made once for each gradient format.
@@ -53,6 +54,7 @@ def check(
         flush: whether flushed subnormals are within the bound that is reported.
         frozen: exact gradients that were made before, by gradient format; None makes them.
         repeat: how often code that may answer otherwise is asked; the worst answer is judged.
+        top: how many components of each result to name, the worst first.
         on_row: called after each row of a reference, for whoever shows progress.
     """
     references: dict[str, ExactGradient] = {}
@@ -75,7 +77,7 @@ def check(
                     make = frozen or (lambda fmt: reference.compute(problem, fmt, settings, on_row))
                     references[found.name] = make(found)
                 outcome, references[found.name] = _judge(
-                    problem, candidate, answers, references[found.name], tolerance, flush=flush
+                    problem, candidate, answers, references[found.name], tolerance, flush=flush, top=top
                 )
         yield Result(
             case=case,
@@ -113,6 +115,7 @@ def _judge(
     tolerance: Tolerance,
     *,
     flush: bool,
+    top: int,
 ) -> tuple[Outcome, ExactGradient]:
     """The verdict on the worst answer, and the reference as refined as it took."""
     outcome: Outcome | None = None
@@ -120,7 +123,7 @@ def _judge(
         if answer.gradient.shape != problem.logits.shape:
             shape = f"the gradient has shape {answer.gradient.shape}, the logits {problem.logits.shape}"
             return Crashed(reason=shape), exact
-        tried, exact = _judge_one(problem, answer.gradient, exact, tolerance, flush=flush)
+        tried, exact = _judge_one(problem, answer.gradient, exact, tolerance, flush=flush, top=top)
         if outcome is None or (outcome.verdict is Verdict.PASS and tried.verdict is not Verdict.PASS):
             outcome, judged = tried, answer
     assert isinstance(outcome, Judged)
@@ -140,7 +143,7 @@ def _judge(
 
 
 def _judge_one(
-    problem: Problem, gradient: Array, exact: ExactGradient, tolerance: Tolerance, *, flush: bool
+    problem: Problem, gradient: Array, exact: ExactGradient, tolerance: Tolerance, *, flush: bool, top: int
 ) -> tuple[Judged, ExactGradient]:
     """The verdict on one gradient, and the reference as refined as it took."""
 
@@ -159,6 +162,9 @@ def _judge_one(
             bound = stable_bound(exact, flush=flush)
     elif verdict_of(decision) is Verdict.INCONCLUSIVE:
         sufficient = _sufficient(problem, gradient, exact, limits)
+    if top:
+        named = decide(comparison, tolerance.limits(exact.values, bound), top=top).top
+        decision = dataclasses.replace(decision, top=named)
     outcome = Judged(
         verdict=verdict_of(decision),
         measures=measure_gradient(problem, exact, comparison, bound),

@@ -71,6 +71,7 @@ class Decision:
         judged: components that were looked at.
         undecided_rows: rows in which the reference's uncertainty covers a limit.
         worst: the component nearest to, or furthest past, its limit; value is error/limit.
+        top: as many of the next such components as were asked for, `worst` first.
         limit_ulps: the limit there, in ulps.
     """
 
@@ -79,6 +80,7 @@ class Decision:
     undecided_rows: list[int]
     worst: Extreme | None
     limit_ulps: float
+    top: tuple[Extreme, ...] = ()
 
 
 class Comparison:
@@ -109,12 +111,20 @@ class Comparison:
         if not self.judged.any():
             return None
         seen = np.where(self.judged, metric, -1.0)
-        largest = float(seen.max())
         # Among equals (often infinite) the largest error is the one to show
-        places = np.flatnonzero(seen == largest)
-        row, cls = divmod(int(places[np.argmax(self.ulps.ravel()[places])]), metric.shape[1])
+        places = np.flatnonzero(seen == seen.max())
+        return self._extreme(metric, int(places[np.argmax(self.ulps.ravel()[places])]))
+
+    def top(self, metric: Float64, count: int) -> tuple[Extreme, ...]:
+        """The judged components with the largest values of a metric, the largest first."""
+        seen = np.where(self.judged, metric, -1.0).ravel()
+        places = np.lexsort((np.arange(seen.size), -self.ulps.ravel(), -seen))[: min(count, int(self.judged.sum()))]
+        return tuple(self._extreme(metric, place) for place in places.tolist())
+
+    def _extreme(self, metric: Float64, place: int) -> Extreme:
+        row, cls = divmod(place, metric.shape[1])
         return Extreme(
-            value=largest,
+            value=float(metric[row, cls]),
             row=row,
             cls=cls,
             candidate=float(self.candidate[row, cls]),
@@ -125,8 +135,12 @@ class Comparison:
 
 
 @np.errstate(all="ignore")
-def decide(comparison: Comparison, limits: Limits) -> Decision:
-    """Compares every judged component with its limit, the exact value's uncertainty taken into account."""
+def decide(comparison: Comparison, limits: Limits, *, top: int = 0) -> Decision:
+    """Compares every judged component with its limit, the exact value's uncertainty taken into account.
+
+    Args:
+        top: how many of the components to name, the worst first.
+    """
     values, errors, judged = comparison.values, comparison.errors, comparison.judged
     slack = values.uncertainty
     # An infinite error, NaN's among them, passes no limit, not even one that overflows
@@ -137,13 +151,15 @@ def decide(comparison: Comparison, limits: Limits) -> Decision:
     passed |= (errors == 0) & (slack == 0)
     failed |= ~np.isfinite(comparison.candidate)
     undecided = judged & ~passed & ~failed
-    worst = comparison.worst(ratio(errors, certain))
+    of_limit = ratio(errors, certain)
+    worst = comparison.worst(of_limit)
     return Decision(
         failed=int((failed & judged).sum()),
         judged=int(judged.sum()),
         undecided_rows=np.flatnonzero(undecided.any(axis=1)).tolist(),
         worst=worst,
         limit_ulps=math.nan if worst is None else values.in_ulps_at(certain, (worst.row, worst.cls)),
+        top=comparison.top(of_limit, top) if top else (),
     )
 
 

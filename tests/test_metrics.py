@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from fractions import Fraction
 from typing import Any
@@ -16,7 +17,7 @@ from gradcheck.formats import Format, named
 from gradcheck.metrics import Comparison, Decision, Measures, decide, measure_gradient
 from gradcheck.problem import Problem
 from gradcheck.reference import Reference, Settings
-from tests.conftest import EVERY_FORMAT, make_problem
+from tests.conftest import EVERY_FORMAT, Program, make_problem
 
 each_format = pytest.mark.parametrize("fmt", EVERY_FORMAT, ids=str)
 
@@ -347,3 +348,22 @@ def test_numpys_error_state_is_nobodys_business() -> None:
             for rule in ("stable", "ulp:4", "rel:1e300", "abs:1e-300", "norm:1e300", "allclose:1e300,1e300"):
                 decided(exact, gradient, rule)
             measured(problem, exact, gradient)
+
+
+def test_the_worst_components_in_their_order(program: Program) -> None:
+    """By their share of the limit, as the verdict goes."""
+    words = ["check", "--case", "overflow-sum", "--candidate", "naive", "--tolerance", "ulp:4", "--format", "json"]
+    (result,) = json.loads(program(*words, "--top", "5").out)["results"]
+    shares = [one["of_limit"] for one in result["top"]]
+    assert len(shares) == 5
+    assert shares == sorted(shares, reverse=True)
+    assert result["top"][0] == result["worst"]
+    assert len({(one["row"], one["class"]) for one in result["top"]}) == 5
+    (result,) = json.loads(program(*words, "--top", "99").out)["results"]
+    assert len(result["top"]) == result["judged"] == 12
+    (result,) = json.loads(program(*words).out)["results"]
+    assert result["top"] == []
+    for form in ("concise", "table", "markdown"):
+        lines = program("check", "--case", "plain-3", "--top", "2", "--format", form).out
+        assert "  1. row 1, class 2: 0.406868 (reference 0.40686803659), off by 0.867 ulp" in lines.replace("\\", "")
+        assert "  2. row 1, class 0" in lines

@@ -23,7 +23,7 @@ class Judge:
     """
 
     def __init__(self, judging: Judging) -> None:
-        self._flush, self._repeat = judging.ftz, judging.repeat
+        self._flush, self._repeat, self._top = judging.ftz, judging.repeat, judging.top
         self._tolerance = tolerances.parse(judging.tolerance)
         self._format = formats.named(judging.gradient_dtype) if judging.gradient_dtype else None
         self._settings = Settings(
@@ -47,6 +47,7 @@ class Judge:
             gradient_format=self._format,
             flush=self._flush,
             repeat=self._repeat,
+            top=self._top,
             on_row=on_row,
         )
 

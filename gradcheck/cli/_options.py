@@ -148,6 +148,10 @@ class Judging(Rule):
             min=1,
         ),
     ] = 1
+    top: Annotated[
+        int,
+        typer.Option(help="Name the N worst components of each result.", rich_help_panel=_JUDGED, metavar="N", min=0),
+    ] = 0
     gradient_dtype: Annotated[
         str | None,
         typer.Option(

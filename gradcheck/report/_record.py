@@ -65,11 +65,12 @@ def result_record(result: Result) -> dict[str, Any]:
             "wrong_sign",
             "reference",
         )
-        return record | dict.fromkeys([*_MAXIMA.values(), "places", *empty, "conduct", "diagnosis"])
+        return record | dict.fromkeys([*_MAXIMA.values(), "top", "places", *empty, "conduct", "diagnosis"])
     measures, facts = outcome.measures, outcome.reference
     return record | {
         **{field: number(_value(measures.extremes[name])) for name, field in _MAXIMA.items()},
         "worst": _worst(result, outcome.decision.worst),
+        "top": [_worst(result, extreme) for extreme in outcome.decision.top],
         "places": {name: _place(result, extreme) for name, extreme in measures.extremes.items()},
         "failed": outcome.decision.failed,
         "judged": outcome.decision.judged,

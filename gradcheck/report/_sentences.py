@@ -81,6 +81,17 @@ def place(extreme: Extreme, result: Result) -> str:
     )
 
 
+def top(result: Result) -> list[str]:
+    """The worst components that were asked for, one a line."""
+    if not isinstance(result.outcome, Judged):
+        return []
+    lines = []
+    for rank, extreme in enumerate(result.outcome.decision.top, start=1):
+        off = f"{text.brief(extreme.ulp)} ulp, {text.brief(extreme.value)} times its limit"
+        lines.append(f"{rank}. {place(extreme, result)}, off by {off}")
+    return lines
+
+
 def address(result: Result, row: int, cls: int) -> str:
     """Where a component stands: its row, its class, and the logit that it is the derivative by, if that is another."""
     where = f"row {result.row_number(row)}"

@@ -17,11 +17,13 @@ def render(report: Report, style: Style) -> str:
     ]
     lines += [_line([_escaped(column.cell(result)) for column in columns]) for result in report.results]
     told = [(result, _sentences.told(result, verbose=style.verbose)) for result in report.results]
-    if any(sentence for _, sentence in told):
+    listed = [(result, sentence) for result, sentence in told if sentence or _sentences.top(result)]
+    if listed:
         lines.append("")
-    for result, sentence in told:
-        if sentence:
-            lines.append(f"- **{result.verdict.value} {_escaped(_cells.where(result))}**: {_escaped(sentence)}")
+    for result, sentence in listed:
+        title = f"- **{result.verdict.value} {_escaped(_cells.where(result))}**"
+        lines.append(f"{title}: {_escaped(sentence)}" if sentence else title)
+        lines += [f"  {_escaped(line)}" for line in _sentences.top(result)]
     lines += [
         "",
         *(f"Note: {_escaped(note)}\n" for note in report.notes),

@@ -55,6 +55,11 @@ def render(report: Report, style: Style) -> str:
         if sentence := _sentences.told(result, verbose=style.verbose):
             color = _COLORS.get(result.verdict, "yellow")
             console.print(Text.assemble((result.verdict.value, color), f" {_cells.where(result)}: {sentence}"))
+        named = _sentences.top(result)
+        if named and not sentence:
+            console.print(Text(f"{result.verdict.value} {_cells.where(result)}:"))
+        for line in named:
+            console.print(Text(f"     {line}"))
         if result.verdict is not Verdict.PASS and result.again:
             console.print(Text(f"     again: {result.again}"), soft_wrap=True)
     for note in report.notes:
