@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gradcheck import __version__
-from gradcheck.cli import check, derive, explain, fixtures, generate, stability, sweep
+from gradcheck.cli import _config, check, derive, explain, fixtures, generate, stability, sweep
 
 app = typer.Typer(
     name="gradcheck",
@@ -30,6 +30,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def gradcheck(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
     ] = False,
@@ -38,3 +39,4 @@ def gradcheck(
 
     Compares gradients with central differences of the loss in high precision, and says by how much they are off.
     """
+    context.default_map = _config.defaults(context.command)
