@@ -115,6 +115,8 @@ def loss_value(problem: Problem, answer: Answer, known: Dyadic | float, exact: E
     value = to_fraction(known)
     if math.isinf(found) and abs(value) > Fraction(fmt.max) / 2:
         return None  # it overflows in the format
+    if not math.isfinite(allowed):
+        return None
     if not math.isfinite(found):
         return LossValue(value=found, ratio=math.nan)
     if abs(Fraction(found) - value) <= Fraction(allowed) + 8 * Fraction(u) * abs(value) + Fraction(fmt.smallest_normal):

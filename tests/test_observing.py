@@ -174,6 +174,23 @@ def test_a_loss_that_does_not_go_with_the_gradient() -> None:
         assert seen(gradcheck.check(both(wrong), LOGITS, LABELS))[1].loss is not None
 
 
+def test_losses_of_extreme_rows_are_compared_or_left() -> None:
+    """Nothing overflows on the way, whatever the logits, weights and losses are."""
+
+    def stable(logits: Any, labels: Any) -> Any:
+        largest = logits.max(axis=1)
+        lse = largest + np.log(np.exp(logits - largest[:, None]).sum(axis=1))
+        return lse - logits[np.arange(len(logits)), labels], sound(logits, labels)
+
+    def weighted(logits: Any, labels: Any, options: Any) -> Any:
+        return np.float64(7.0), sound(logits, labels) * options["weight"][labels][:, None]
+
+    for logits in ([[1.7e308, -1.7e308]], [[1e300, 0.0]], [[5e-324, 0.0]], [[0.0, -np.inf]]):
+        report = gradcheck.check(stable, np.array(logits), [0])
+        assert report.passed, report
+    seen(gradcheck.check(weighted, np.array([[1e300, 0.0]]), [0], loss={"weight": [1e100, 1.0]}))
+
+
 def test_built_in_forms_and_files_are_not_asked_again() -> None:
     asked = []
 
