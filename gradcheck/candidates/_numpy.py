@@ -111,8 +111,10 @@ def finish(problem: Problem, found: Parts, inner: Array, fmt: Format) -> Array:
     if found.slope.ndim or found.slope != 1:
         inner = inner * found.slope.astype(wide)
     if any(factor != 1 for factor in terms.upstream):
-        inner = inner * np.array([float(factor) for factor in terms.upstream])[:, None].astype(wide)
-    if terms.divisor is not None:
+        # one factor: what the one makes subnormal, the other might make ordinary again
+        scale = [float(terms.scale(n)) for n in range(terms.rows)]
+        inner = inner * np.array(scale)[:, None].astype(wide)
+    elif terms.divisor is not None:
         # a count of rows divides with one rounding; its reciprocal would multiply with two
         inner = inner / wide.type(float(terms.divisor) if terms.divisor else math.inf)
     inner = inner.astype(fmt.dtype)

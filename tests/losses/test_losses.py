@@ -407,6 +407,15 @@ def test_half_precision_scales_once() -> None:
             assert result.verdict is Verdict.PASS, result
 
 
+def test_a_scale_that_is_1_after_all_loses_nothing() -> None:
+    """0.001 from above over weights of 0.001: in between, components near the subnormal range would be lost."""
+    options = ["reduction=mean", "weight=0.001,0.001", "upstream=0.001", "temperature=10"]
+    problem = make_problem([[0.0, -890.0]], [0], "float32", options)
+    for name in ("shifted", "log_softmax", "compensated"):
+        (result,) = results(problem, [candidates.load(name)])
+        assert result.verdict is Verdict.PASS, result
+
+
 def test_smoothing_by_others_does_not_cancel() -> None:
     for classes, epsilon in ((2, "0.99"), (3, "0.99"), (10, "0.999")):
         problem = make_problem([[-800.0] + [0.0] * (classes - 1)], [0], loss=[f"label_smoothing={epsilon}:others"])
