@@ -236,7 +236,7 @@ def stable_bound(exact: ExactGradient, *, flush: bool = False) -> Float64:
     """B of every component in the exact values' units, (N, k); 0 in ignored and undefined rows.
 
         B = s·φ·{ p·[ A·( u·(3δ + 2·ln S₀ + 8 + t) + 4·√k·u_acc ) + R·n·u_acc ] + 4u·|q| }
-            + [softcap only] (s/T)·4u·|G|  +  2u·|g|  +  λ·max(1, s·A·max φ)
+            + [softcap only] (s/T)·4u·|G|  +  2u·|g|  +  λ·max(1, s·max(A, 1)·max φ)
 
     where n labels carry weight, and R = Σ|q| − max|q| is what all but the largest of them carry.
 
@@ -263,7 +263,8 @@ def _bound(e: Estimates, values: Values, flush: bool) -> Float64:
         bound += e.scale / e.temperature * 4 * u * in_units(np.abs(e.inner), unit_log2)
     bound += 2 * u * values.size
     slope = float(np.abs(e.slope).max())
-    bound += least(values, flush=flush) * max(1.0, e.scale * e.weight * slope)
+    # what lies below the normal range before s·f' multiplies it has been rounded to λ
+    bound += least(values, flush=flush) * max(1.0, e.scale * max(e.weight, 1.0) * slope)
     # so that an error of exactly λ, or of any other round limit, is no tie
     return bound * (1 + 2.0**-20)
 

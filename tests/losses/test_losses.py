@@ -416,6 +416,16 @@ def test_a_scale_that_is_1_after_all_loses_nothing() -> None:
         assert result.verdict is Verdict.PASS, result
 
 
+def test_a_slope_magnifies_what_is_subnormal_before_it() -> None:
+    """A weight of 0.001 makes w·p subnormal, and 1/T multiplies what its rounding left."""
+    logits = [[25.0, -50.0, -25.0, -25.0, 50.0, -0.0, -75.0]]
+    options = ["temperature=0.07", "softcap=1000", "weight=1,0.001,1,1,1,1,1"]
+    problem = make_problem(logits, [1], loss=options)
+    for name in ("shifted", "log_softmax", "compensated"):
+        (result,) = results(problem, [candidates.load(name)])
+        assert result.verdict is Verdict.PASS, result
+
+
 def test_smoothing_by_others_does_not_cancel() -> None:
     for classes, epsilon in ((2, "0.99"), (3, "0.99"), (10, "0.999")):
         problem = make_problem([[-800.0] + [0.0] * (classes - 1)], [0], loss=[f"label_smoothing={epsilon}:others"])
