@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 
-EXIT_CANNOT_CHECK = 2
-EXIT_BUG = 70
-EXIT_INTERRUPTED = 130
+from gradcheck import exits
 
 
 def main() -> None:
@@ -14,7 +12,7 @@ def main() -> None:
     try:
         _main()
     except KeyboardInterrupt:  # while imports are still going on, or a report is being written
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(exits.INTERRUPTED)
 
 
 def _main() -> None:
@@ -31,10 +29,10 @@ def _main() -> None:
             sys.stdout.flush()
     except GradcheckError as error:
         print(f"gradcheck: {visible(str(error))}", file=sys.stderr)
-        sys.exit(EXIT_CANNOT_CHECK)
+        sys.exit(exits.CANNOT_CHECK)
     except MemoryError:
         print("gradcheck: out of memory; --rows A:B checks a part of a large file", file=sys.stderr)
-        sys.exit(EXIT_CANNOT_CHECK)
+        sys.exit(exits.CANNOT_CHECK)
     except Exception:
         import traceback
 
@@ -44,7 +42,7 @@ def _main() -> None:
             "Please report the lines above and the command.",
             file=sys.stderr,
         )
-        sys.exit(EXIT_BUG)
+        sys.exit(exits.BUG)
 
 
 if __name__ == "__main__":

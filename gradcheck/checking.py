@@ -127,9 +127,9 @@ def _judge(
         if outcome is None or (outcome.verdict is Verdict.PASS and tried.verdict is not Verdict.PASS):
             outcome, judged = tried, answer
     assert isinstance(outcome, Judged)
-    bound = stable_bound(exact, flush=flush)
     rearranged = None
     if candidate.watched and outcome.verdict is Verdict.PASS:
+        bound = stable_bound(exact, flush=flush)
         rearranged = observing.permuted(problem, candidate, exact, tolerance.limits(exact.values, bound), bound)
     conduct = Conduct(
         changed=tuple(dict.fromkeys(name for answer in answers for name in answer.changed)),

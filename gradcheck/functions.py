@@ -16,6 +16,9 @@ from typing import Any
 
 from gradcheck.exceptions import CrashedError, UsageError
 
+TIMEOUT = 120.0
+"""Seconds that an answer may take, where nothing else is said."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Function:

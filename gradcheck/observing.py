@@ -23,6 +23,8 @@ from gradcheck.tolerances import Limits, summing_roundoff
 def repeats(exact: ExactGradient, answers: Sequence[Answer]) -> Repeats | None:
     """How far the answers to one question differ; None where they do not, to the bit."""
     first, *others = [answer.gradient for answer in answers]
+    if not others:
+        return None
     differing = np.zeros(first.shape, dtype=np.bool_)
     apart = np.zeros(first.shape)
     for other in others:

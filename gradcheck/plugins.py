@@ -37,24 +37,11 @@ def load(folder: ModuleType, kind: str, name: str) -> ModuleType:
     return importlib.import_module(f"{folder.__name__}.{name}")
 
 
-def summary(module: ModuleType) -> str:
-    """The first sentence of a module's docstring."""
-    return _parts(module.__doc__)[0]
-
-
-def story(module: ModuleType) -> str:
-    """The rest of a module's docstring."""
-    return _parts(module.__doc__)[1]
-
-
-def unimported(folder: ModuleType, name: str) -> tuple[str, str]:
-    """Summary and story of a module that is not imported: its package may not be there."""
+def documented(folder: ModuleType, name: str) -> tuple[str, str]:
+    """The first sentence of a module's docstring, and the rest, without importing it: its package may not be there."""
     module = importlib.util.find_spec(f"{folder.__name__}.{name}")
     assert module is not None
     assert module.origin is not None
-    return _parts(ast.get_docstring(ast.parse(Path(module.origin).read_text(encoding="utf-8"))))
-
-
-def _parts(docstring: str | None) -> tuple[str, str]:
-    first, _, rest = (docstring or "").strip().partition("\n")
+    docstring = ast.get_docstring(ast.parse(Path(module.origin).read_text(encoding="utf-8"))) or ""
+    first, _, rest = docstring.strip().partition("\n")
     return first.rstrip("."), rest.strip("\n")

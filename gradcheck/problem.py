@@ -453,7 +453,7 @@ class Problem:
         found.__dict__["terms"] = terms
         return found
 
-    @property
+    @cached_property
     def share(self) -> Fraction:
         """What a mean over these rows alone counts in that of the problem that they are a part of."""
         if self.terms.divisor is None:

@@ -19,7 +19,7 @@ from gradcheck.reference import Settings
 from gradcheck.report import _sentences
 from gradcheck.results import Conduct, Judged, Report, Verdict
 from gradcheck.tolerances import Stable
-from tests.conftest import Program, make_problem
+from tests.conftest import SOUND, Program, make_problem
 
 LOGITS = np.array([[1.0, 2.0, 3.0, -1.0], [0.5, -2.0, 0.25, 4.0]], dtype=np.float32)
 LABELS = np.array([2, 0])
@@ -208,15 +208,8 @@ def test_built_in_forms_and_files_are_not_asked_again() -> None:
 
 def test_it_is_all_in_the_json_report(program: Program, tmp_path: Any) -> None:
     path = tmp_path / "mine.py"
-    path.write_text(
-        "import numpy as np\n"
-        "def f(x, y):\n"
-        "    p = np.exp(x - x.max(1, keepdims=True)); p /= p.sum(1, keepdims=True)\n"
-        "    p[np.arange(len(p)), y] -= 1\n"
-        "    x += 1\n"
-        "    return np.float64(7.0), p\n"
-    )
-    words = ["check", "--case", "plain-3", "--candidate", f"{path}:f"]
+    path.write_text(f"{SOUND}def g(x, y):\n    p = f(x, y)\n    x += 1\n    return np.float64(7.0), p\n")
+    words = ["check", "--case", "plain-3", "--candidate", f"{path}:g"]
     ran = program(*words, "--format", "json")
     assert ran.code == 1
     (result,) = json.loads(ran.out)["results"]

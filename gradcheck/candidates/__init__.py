@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 from gradcheck import plugins
 from gradcheck.candidates import _function, _piece, frameworks
-from gradcheck.candidates._answers import Answer, Asked, array_of, as_request, from_answer
+from gradcheck.candidates._answers import Answer, Question, array_of, as_request, from_answer
 from gradcheck.candidates._command import Command
 from gradcheck.exceptions import MissingExtraError, UsageError
 from gradcheck.formats import Array, Int64
-from gradcheck.functions import Function
+from gradcheck.functions import TIMEOUT, Function
 from gradcheck.problem import Problem
-from gradcheck.processes import TIMEOUT, Process
+from gradcheck.processes import Process
 
 __all__ = [
     "DEFAULT",
@@ -108,7 +108,7 @@ def _in_a_child(name: str, module: str, target: str | None, running: Running) ->
     # one child serves all problems: frameworks take seconds to import
     process = Process(name, module, {"target": target, "device": running.device}, running.timeout)
     return Candidate(
-        name=name, answer=lambda problem: from_answer(name, process(**as_request(Asked.of(problem)))), watched=True
+        name=name, answer=lambda problem: from_answer(name, process(**as_request(Question.of(problem)))), watched=True
     )
 
 
@@ -123,16 +123,13 @@ def story(name: str) -> str:
 
 
 def _documented(name: str) -> tuple[str, str]:
-    if name in plugins.names(frameworks):
-        return plugins.unimported(frameworks, name)
-    module = plugins.load(sys.modules[__name__], "candidate", name)
-    return plugins.summary(module), plugins.story(module)
+    return plugins.documented(frameworks if name in plugins.names(frameworks) else sys.modules[__name__], name)
 
 
 def of_function(function: Function) -> Candidate:
     """A function that is at hand, called in this process; see `candidates._function` for what it takes and returns."""
     return Candidate(
-        name=function.name, answer=lambda problem: _function.answer(function, Asked.of(problem)), watched=True
+        name=function.name, answer=lambda problem: _function.answer(function, Question.of(problem)), watched=True
     )
 
 

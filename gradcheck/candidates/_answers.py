@@ -15,6 +15,7 @@ from gradcheck.exceptions import CrashedError, NotApplicableError
 from gradcheck.formats import Array
 from gradcheck.functions import told
 from gradcheck.problem import Problem, Stage
+from gradcheck.processes import broken
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,11 +34,11 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Asked:
+class Question:
     """A problem as code outside of gradcheck gets it.
 
     Attributes:
-        logits: (N, k); labels: (N,) or (N, k); both may be written to.
+        logits: (N, k); labels: (N,) or (N, k); what is handed on to foreign code is a copy of them.
         options: the loss options by name, as numbers, arrays and texts.
         beyond: names of those that are more than a reduction, and change something.
         divisor: what a mean divides the sum over rows by; None for a sum.
@@ -52,14 +53,14 @@ class Asked:
     share: float = 1.0
 
     @classmethod
-    def of(cls, problem: Problem) -> Asked:
+    def of(cls, problem: Problem) -> Question:
         """What is asked about a problem."""
         options = [option for option in problem.loss if option.stage is not Stage.LAYOUT]
         active = [option for option in options if not option.idle(problem.labels)]
         divisor = problem.terms.divisor
         return cls(
-            logits=problem.logits.copy(),
-            labels=problem.labels.copy(),
+            logits=problem.logits,
+            labels=problem.labels,
             options={option.name: option.argument(problem.format) for option in options},
             beyond=[option.name for option in active if option.stage is not Stage.MEAN],
             divisor=None if divisor is None else float(divisor),
@@ -124,7 +125,7 @@ def array_of(name: str, found: object) -> Array:
     return array
 
 
-def loss_of(name: str, found: object, asked: Asked, *, whole: bool) -> float:
+def loss_of(name: str, found: object, asked: Question, *, whole: bool) -> float:
     """A loss that the user's code returned: a number, or one for each row, which are added up.
 
     Args:
@@ -140,18 +141,18 @@ def loss_of(name: str, found: object, asked: Asked, *, whole: bool) -> float:
     return total * asked.share_of_whole() if whole else float(asked.mean(total))
 
 
-def changed(before: Asked, after: Asked) -> tuple[str, ...]:
+def changed(before: Question, after: Question) -> tuple[str, ...]:
     """Which inputs are not what they were, to the bit."""
     pairs = {"logits": (before.logits, after.logits), "labels": (before.labels, after.labels)}
     return tuple(name for name, (one, other) in pairs.items() if one.tobytes() != other.tobytes())
 
 
-def copied(asked: Asked) -> Asked:
+def copied(asked: Question) -> Question:
     """The same question with arrays of its own."""
     return dataclasses.replace(asked, logits=asked.logits.copy(), labels=asked.labels.copy())
 
 
-def as_request(asked: Asked) -> dict[str, Any]:
+def as_request(asked: Question) -> dict[str, Any]:
     """A question for a child process."""
     return {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked)}
 
@@ -170,4 +171,4 @@ def from_answer(name: str, answer: Mapping[str, Any]) -> Answer:
     match answer:
         case {"gradient": np.ndarray() as gradient, "loss": float() | None as loss, "changed": list(names)}:
             return Answer(gradient=gradient, loss=loss, changed=tuple(map(str, names)))
-    raise CrashedError(f"{name} has broken the process that it runs in: what came back is no answer")
+    raise broken(name)

@@ -7,12 +7,9 @@ with the loss options there, and writes the gradient of exactly that loss.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import shlex
-import signal
 import subprocess
 import tempfile
 import threading
@@ -22,10 +19,11 @@ from typing import IO
 import numpy as np
 
 from gradcheck import files
-from gradcheck.candidates._answers import Answer, Asked
+from gradcheck.candidates._answers import Answer, Question
 from gradcheck.exceptions import CrashedError, InputError, NotApplicableError, UsageError, visible
 from gradcheck.files import Layout
 from gradcheck.problem import Problem
+from gradcheck.processes import end, ending
 
 _PLACES = ("logits", "labels", "gradient")
 _PLACE = re.compile(r"\{(logits|labels|gradient|loss)\}")
@@ -68,7 +66,7 @@ class Command:
             CrashedError: where it fails, takes too long, or writes no gradient.
             NotApplicableError: where the loss has an option that the program is not told.
         """
-        asked, whole = Asked.of(problem), any("{loss}" in word for word in self._words)
+        asked, whole = Question.of(problem), any("{loss}" in word for word in self._words)
         if asked.beyond and not whole:
             what = ", ".join(asked.beyond)
             raise NotApplicableError(f"the loss has {what}, and the command no {{loss}} that would tell the program")
@@ -117,12 +115,10 @@ class Command:
         except subprocess.TimeoutExpired:
             raise CrashedError(f"the program did not end within {self._timeout:g} s and was stopped") from None
         finally:
-            with contextlib.suppress(OSError):
-                os.killpg(program.pid, signal.SIGKILL)
-            program.wait()
+            end(program)
             listener.join(timeout=_PATIENCE)
         if program.returncode:
-            raise CrashedError(f"the program {_end(program.returncode)}{_told(bytes(tail))}")
+            raise CrashedError(f"the program {ending(program.returncode)}{_told(bytes(tail))}")
 
 
 def _listen(stream: IO[bytes], tail: bytearray) -> None:
@@ -139,15 +135,6 @@ def _content(path: Path) -> bytes | None:
         return path.read_bytes()
     except OSError:
         return None
-
-
-def _end(code: int) -> str:
-    if code < 0:
-        try:
-            return f"was killed by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"was killed by signal {-code}"
-    return f"ended with exit code {code}"
 
 
 def _told(said: bytes) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gradcheck import functions
-from gradcheck.candidates._answers import Answer, Asked, array_of, as_answer, changed, copied, loss_of
+from gradcheck.candidates._answers import Answer, Question, array_of, as_answer, changed, copied, loss_of
 from gradcheck.exceptions import NotApplicableError
 from gradcheck.functions import Function
 
@@ -21,10 +21,10 @@ from gradcheck.functions import Function
 def implementation(target: str, device: str | None) -> Callable[..., dict[str, Any]]:
     """What a child process answers with."""
     function = functions.load(target)
-    return lambda **request: as_answer(answer(function, Asked(**request)))
+    return lambda **request: as_answer(answer(function, Question(**request)))
 
 
-def answer(function: Function, asked: Asked) -> Answer:
+def answer(function: Function, asked: Question) -> Answer:
     """What a function makes of a problem.
 
     Raises:

@@ -33,7 +33,7 @@ def defaults(command: Any) -> dict[str, Any]:
     if found is None:
         return {}
     path, table = found
-    known = {parameter.name for leaf in _leaves(command) for parameter in leaf.params}
+    known = {str(parameter.name) for leaf in _leaves(command) for parameter in leaf.params}
     values = {}
     for key, value in table.items():
         name = key.replace("-", "_")
@@ -42,7 +42,7 @@ def defaults(command: Any) -> dict[str, Any]:
                 f"{path}: [tool.gradcheck] {key} {_REFUSED[name]}, which only the command line may ask for"
             )
         if name not in known:
-            raise UnknownNameError(f"option in [tool.gradcheck] of {path},", key, sorted(map(str, known)))
+            raise UnknownNameError(f"option in [tool.gradcheck] of {path},", key, known)
         if not isinstance(value, str | int | float | list):
             raise UsageError(
                 f"{path}: [tool.gradcheck] {key} is neither text, a number, true or false, nor a list of them"

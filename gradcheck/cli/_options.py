@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gradcheck.functions import TIMEOUT
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -91,7 +93,7 @@ class Rule:
         typer.Option(
             help="Seconds that code of your own may take for an answer.", rich_help_panel=_JUDGED, metavar="S"
         ),
-    ] = 120.0
+    ] = TIMEOUT
     digits: Annotated[
         str,
         typer.Option(help="Working digits of the reference, or auto.", rich_help_panel=_REFERENCE, metavar="N"),
@@ -275,6 +277,11 @@ def arguments(group: DataclassInstance, *, without: tuple[str, ...] = ()) -> lis
         for item in value if isinstance(value, list) else [value]:
             words += [flag] if item is True else [flag, str(item)]
     return words
+
+
+def naming(judging: Judging, candidate: str) -> list[str]:
+    """The words that name a candidate."""
+    return ["--command" if candidate in (judging.command or []) else "--candidate", candidate]
 
 
 def path(logits: str | None) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from gradcheck import __version__, writing
+from gradcheck import __version__, exits, writing
 from gradcheck.cli._options import Reporting
 from gradcheck.exceptions import InputError, UnknownNameError, UsageError
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from gradcheck.report import Style
     from gradcheck.results import Report, Result
-
-EXIT_DISAGREES, EXIT_CANNOT_CHECK, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def finish(
@@ -55,7 +53,7 @@ def finish(
     render = other[1] if other else None
     write(lambda name, style: render(name, said) if render else reports.render(name, report, style), reporting, ways)
     if interrupted:
-        raise typer.Exit(EXIT_INTERRUPTED)
+        raise typer.Exit(exits.INTERRUPTED)
     raise typer.Exit(0 if reporting.exit_zero else exit_code(report))
 
 
@@ -68,9 +66,9 @@ def exit_code(report: Report) -> int:
 
     found = {result.verdict for result in report.results if not result.known}
     if Verdict.FAIL in found:
-        return EXIT_DISAGREES
+        return exits.DISAGREES
     judged = Verdict.PASS in found or any(result.known for result in report.results)
-    return 0 if judged and not found & {Verdict.CRASHED, Verdict.INCONCLUSIVE} else EXIT_CANNOT_CHECK
+    return 0 if judged and not found & {Verdict.CRASHED, Verdict.INCONCLUSIVE} else exits.CANNOT_CHECK
 
 
 def _against(baseline: str | None) -> Callable[[Result], Result]:

@@ -52,8 +52,6 @@ def _again(logits: str | None, source: _options.Source, judging: _options.Judgin
         return ""  # standard input is not there again
     words = ["check", *_options.path(logits), *_options.arguments(source)]
     words += _options.arguments(judging, without=("candidate", "command"))
-    if candidate in (judging.command or []):
-        words += ["--command", candidate]
-    elif candidate != source.gradient and candidate != "gradient in the file":
-        words += ["--candidate", candidate]
+    if candidate != source.gradient and candidate != "gradient in the file":
+        words += _options.naming(judging, candidate)
     return _options.command_line(words)

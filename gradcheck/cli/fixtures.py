@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gradcheck import exits
 from gradcheck.cli import _options, _run
 from gradcheck.exceptions import InputError, UsageError
 
@@ -119,7 +120,7 @@ def update(
     done = "would change" if check else "changed"
     typer.echo(f"{text.count(changed, 'file')} {done}", err=True)
     if check and changed:
-        raise typer.Exit(_run.EXIT_DISAGREES)
+        raise typer.Exit(exits.DISAGREES)
 
 
 @app.command()

@@ -43,8 +43,8 @@ def command(
                 for fmt in kinds:
                     problem = one.problem(fmt)
                     for result in [] if problem is None else judge.results(problem, chosen, one.name):
-                        kind = "--command" if result.candidate in (judging.command or []) else "--candidate"
-                        words = ["check", "--case", one.name, "--dtype", fmt.name, kind, result.candidate]
+                        words = ["check", "--case", one.name, "--dtype", fmt.name]
+                        words += _options.naming(judging, result.candidate)
                         words += _options.arguments(judging, without=("candidate", "command"))
                         yield dataclasses.replace(result, again=_options.command_line(words))
                     tick()

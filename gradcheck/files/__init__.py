@@ -128,7 +128,7 @@ def names() -> list[str]:
 
 def summary(name: str) -> str:
     """What a file format is, in one sentence."""
-    return plugins.unimported(sys.modules[__name__], name)[0]
+    return plugins.documented(sys.modules[__name__], name)[0]
 
 
 def load(

@@ -33,12 +33,12 @@ def names() -> list[str]:
 
 def summary(name: str) -> str:
     """What an option is, in one sentence."""
-    return plugins.summary(_module(name))
+    return plugins.documented(sys.modules[__name__], name)[0]
 
 
 def story(name: str) -> str:
     """What there is to know beyond that sentence; may be empty."""
-    return plugins.story(_module(name))
+    return plugins.documented(sys.modules[__name__], name)[1]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,14 +17,13 @@ from typing import ClassVar
 from gradcheck.exceptions import InputError
 from gradcheck.formats import Array
 from gradcheck.losses import _numbers
-from gradcheck.losses._numbers import OfNumber
 from gradcheck.problem import Stage, Terms
 
 _RULES = ("uniform", "others")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelSmoothing(OfNumber):
+class LabelSmoothing(_numbers.OfNumber):
     """ε and its rule; None is `uniform`."""
 
     name: ClassVar[str] = "label_smoothing"

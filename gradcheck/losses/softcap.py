@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gradcheck.losses import _numbers
-from gradcheck.losses._numbers import OfNumber
 from gradcheck.problem import Stage, Terms
 
 
 @dataclass(frozen=True, kw_only=True)
-class Softcap(OfNumber):
+class Softcap(_numbers.OfNumber):
     """c > 0, the exact decimal that is written."""
 
     name: ClassVar[str] = "softcap"

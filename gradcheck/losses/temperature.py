@@ -8,12 +8,11 @@ from typing import ClassVar
 
 from gradcheck.formats import Array
 from gradcheck.losses import _numbers
-from gradcheck.losses._numbers import OfNumber
 from gradcheck.problem import Stage, Terms
 
 
 @dataclass(frozen=True, kw_only=True)
-class Temperature(OfNumber):
+class Temperature(_numbers.OfNumber):
     """T > 0, the exact decimal that is written."""
 
     name: ClassVar[str] = "temperature"

@@ -14,14 +14,13 @@ from typing import ClassVar
 
 from gradcheck.formats import Array
 from gradcheck.losses import _numbers
-from gradcheck.losses._numbers import OfNumber
 from gradcheck.problem import Stage, Terms
 
 _RULES = ("count",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZLoss(OfNumber):
+class ZLoss(_numbers.OfNumber):
     """λ, and the rule of its mean."""
 
     name: ClassVar[str] = "z_loss"

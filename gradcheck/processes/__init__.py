@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -19,13 +18,19 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO, cast
 
 from gradcheck.exceptions import CrashedError, MissingExtraError, NotApplicableError, UsageError
+from gradcheck.functions import TIMEOUT
+from gradcheck.processes._ends import end, ending
 from gradcheck.processes._wire import BrokenError, receive, send
+
+__all__ = ["Process", "broken", "end", "ending"]
 
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from gradcheck.processes import child; child.main()"
 """The child finds modules where its parent does."""
 
-TIMEOUT = 120.0
-"""Seconds that an answer, or a start, may take."""
+
+def broken(name: str) -> CrashedError:
+    """What to raise where something comes back that is no answer."""
+    return CrashedError(f"{name} has broken the process that it runs in: what came back is no answer")
 
 
 class Process:
@@ -87,7 +92,7 @@ class Process:
             if isinstance(error, TimeoutError):
                 raise CrashedError(f"{self.name} gave no answer within {self._timeout:g} s and was stopped") from None
             if isinstance(error, BrokenError):
-                raise CrashedError(f"{self.name} {_end_of(child)}") from None
+                raise CrashedError(f"{self.name} {ending(child.code, 'ended its process')}") from None
             raise
         match answer:
             case {"crashed": str(why)}:
@@ -100,7 +105,7 @@ class Process:
                 raise MissingExtraError(self.name, extra, package)
             case {} if not answer:
                 self.close()
-                raise CrashedError(f"{self.name} has broken the process that it runs in: what came back is no answer")
+                raise broken(self.name)
         return answer
 
 
@@ -164,23 +169,8 @@ def _read(stream: BinaryIO, answers: queue.SimpleQueue[dict[str, Any] | Exceptio
 
 
 def _end(popen: subprocess.Popen[bytes], life: int) -> None:
-    # with whatever it has started itself, and may have left behind
-    with contextlib.suppress(OSError):
-        os.killpg(popen.pid, signal.SIGKILL)
-    popen.wait()
+    end(popen)
     os.close(life)
     assert popen.stdin is not None
     with contextlib.suppress(OSError):
         popen.stdin.close()
-
-
-def _end_of(child: _Child) -> str:
-    """How a child ended."""
-    code = child.code
-    if code is not None and code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        return f"was killed by {name}"
-    return f"ended its process with exit code {code}"

@@ -35,7 +35,7 @@ def names() -> list[str]:
 
 def summary(name: str) -> str:
     """What an output format is, in one sentence."""
-    return plugins.summary(plugins.load(sys.modules[__name__], "report format", name))
+    return plugins.documented(sys.modules[__name__], name)[0]
 
 
 def companion(name: str) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 
 from gradcheck import candidates
 from gradcheck.formats import named
-from tests.conftest import Program, make_problem
+from tests.conftest import SOUND, Program, make_problem
 
 WEIGHT, MASK, UPSTREAM = [1.0, 2.0, 0.5, 4.0], [[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 1, 1]], [0.5, -1.0, 3.0]
 
@@ -178,14 +178,7 @@ def test_fixtures_of_failing_rows(saved: dict[str, Any], program: Program) -> No
 
 
 def test_a_library_s_ignored_label_that_no_row_has_is_no_option(saved: dict[str, Any], program: Program) -> None:
-    Path("mine.py").write_text(
-        "import numpy as np\n"
-        "def f(x, y):\n"
-        "    p = np.exp(x - x.max(1, keepdims=True))\n"
-        "    p /= p.sum(1, keepdims=True)\n"
-        "    p[np.arange(len(p)), y] -= 1\n"
-        "    return p\n"
-    )
+    Path("mine.py").write_text(SOUND)
     assert program("check", "x.npz", "--loss", "like=torch", "--candidate", "mine.py:f").code == 0
     ran = program("check", "x.npz", "--loss", "ignore_index=1", "--candidate", "mine.py:f")
     assert ran.code == 2

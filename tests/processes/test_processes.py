@@ -19,7 +19,7 @@ from gradcheck.exceptions import CrashedError, UsageError
 from gradcheck.formats import FORMATS
 from gradcheck.processes import Process
 from gradcheck.processes._wire import BrokenError, receive, send
-from tests.conftest import make_problem
+from tests.conftest import alive, make_problem
 
 BAD = '''
 import ctypes, os, sys, threading, time
@@ -177,14 +177,6 @@ def test_a_module_is_the_one_that_is_found_now(tmp_path: Path, monkeypatch: pyte
         (tmp_path / name / "same_name.py").write_text(f"def f(x, y): return 0 * x + {factor}\n")
         monkeypatch.chdir(tmp_path / name)
         assert candidates.load("same_name:f").gradient(PROBLEM).tolist() == [[factor] * 3]
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from gradcheck.candidates._answers import Asked
+from gradcheck.candidates._answers import Question
 from gradcheck.exceptions import CrashedError, NotApplicableError
 
-Loss = Callable[[Any, Any, Asked], Any]
+Loss = Callable[[Any, Any, Question], Any]
 """Logits, labels and what is asked → the loss, a number or one for each row; tensors of the framework's."""
 
 
@@ -23,7 +23,7 @@ def named_in(signature: Callable[..., Any]) -> set[str]:
     return {parameter.name for parameter in parameters if parameter.kind in keyword}
 
 
-def keywords(name: str, accepted: set[str], asked: Asked) -> dict[str, Any]:
+def keywords(name: str, accepted: set[str], asked: Question) -> dict[str, Any]:
     """The loss options for a function with these parameters; `upstream` is no matter of its own.
 
     Raises:
@@ -42,7 +42,7 @@ def keywords(name: str, accepted: set[str], asked: Asked) -> dict[str, Any]:
     return given
 
 
-def refuse(name: str, asked: Asked, options: Iterable[str]) -> None:
+def refuse(name: str, asked: Question, options: Iterable[str]) -> None:
     """For what a framework's own cross-entropy has not.
 
     Raises:
@@ -67,7 +67,7 @@ def refuse_rules(name: str, options: Mapping[str, Any], own: Mapping[str, tuple[
             raise NotApplicableError(f"{name} does not know {option}={value}")
 
 
-def summed(name: str, loss: Any, asked: Asked, *, reduced: bool) -> Any:
+def summed(name: str, loss: Any, asked: Question, *, reduced: bool) -> Any:
     """One number: the loss with its reduction, times what comes from above, and the share of the rows in a whole.
 
     Args:

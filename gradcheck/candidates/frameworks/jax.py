@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradcheck import functions
-from gradcheck.candidates._answers import Answer, Asked, as_answer
+from gradcheck.candidates._answers import Answer, Question, as_answer
 from gradcheck.candidates.frameworks import _losses
 from gradcheck.exceptions import CrashedError, UsageError
 
@@ -31,7 +31,7 @@ def implementation(target: str | None, device: str | None) -> Callable[..., dict
     loss = _own if target is None else _of_users(name, target)
 
     def answered(**request: Any) -> dict[str, Any]:
-        asked = Asked(**request)
+        asked = Question(**request)
         # as its users have it: with 64-bit numbers on, any constant would make a float32 loss one of float64
         jax.config.update("jax_enable_x64", asked.logits.dtype == np.float64)
         with jax.default_device(where):
@@ -40,14 +40,14 @@ def implementation(target: str | None, device: str | None) -> Callable[..., dict
     return answered
 
 
-def _answer(name: str, loss: _losses.Loss, asked: Asked) -> Answer:
+def _answer(name: str, loss: _losses.Loss, asked: Question) -> Answer:
     value, gradient = jax.value_and_grad(lambda logits: loss(logits, jnp.asarray(asked.labels), asked))(
         jnp.asarray(asked.logits)
     )
     return Answer(gradient=np.asarray(gradient), loss=float(value))
 
 
-def _own(logits: Any, labels: Any, asked: Asked) -> Any:
+def _own(logits: Any, labels: Any, asked: Question) -> Any:
     options = asked.options
     _losses.refuse(_OWN, asked, ("weight", "label_smoothing"))
     _losses.refuse_rules(
@@ -79,7 +79,7 @@ def _of_users(name: str, target: str) -> _losses.Loss:
     call = functions.load(target)
     accepted = _losses.named_in(call.call)
 
-    def called(logits: Any, labels: Any, asked: Asked) -> Any:
+    def called(logits: Any, labels: Any, asked: Question) -> Any:
         given = _losses.keywords(name, accepted, asked)
         found = call(logits, labels, **given)
         if not hasattr(found, "shape"):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from gradcheck import formats, functions
-from gradcheck.candidates._answers import Answer, Asked, as_answer, changed
+from gradcheck.candidates._answers import Answer, Question, as_answer, changed
 from gradcheck.candidates.frameworks import _losses
 from gradcheck.exceptions import CrashedError, NotApplicableError, UsageError
 from gradcheck.formats import Array
@@ -31,10 +31,10 @@ def implementation(target: str | None, device: str | None) -> Callable[..., dict
         raise UsageError(f"torch cannot use the device '{device}': {str(error).splitlines()[0]}") from None
     name = _OWN if target is None else f"torch:{target}"
     loss = _own if target is None else _of_users(name, target)
-    return lambda **request: as_answer(_answer(name, loss, Asked(**request), where))
+    return lambda **request: as_answer(_answer(name, loss, Question(**request), where))
 
 
-def _answer(name: str, loss: _losses.Loss, asked: Asked, device: torch.device) -> Answer:
+def _answer(name: str, loss: _losses.Loss, asked: Question, device: torch.device) -> Answer:
     logits, labels = _tensor(asked.logits, device).requires_grad_(), _tensor(asked.labels, device)
     value = loss(logits, labels, asked)
     if not isinstance(value, torch.Tensor) or not value.requires_grad:
@@ -46,7 +46,7 @@ def _answer(name: str, loss: _losses.Loss, asked: Asked, device: torch.device) -
     return Answer(gradient=_array(logits.grad), loss=float(value.detach()), changed=changed(before=asked, after=after))
 
 
-def _own(logits: torch.Tensor, labels: torch.Tensor, asked: Asked) -> torch.Tensor:
+def _own(logits: torch.Tensor, labels: torch.Tensor, asked: Question) -> torch.Tensor:
     options = asked.options
     own = {"reduction": ("none", "sum", "mean", "mean:rows" if labels.ndim == 2 else "mean:weights"), "empty": ("nan",)}
     _losses.refuse_rules(_OWN, options, own)
@@ -98,7 +98,7 @@ def _of_users(name: str, target: str) -> _losses.Loss:
     else:
         accepted = _losses.named_in(found.__init__ if is_class else found)
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor, asked: Asked) -> torch.Tensor:
+    def loss(logits: torch.Tensor, labels: torch.Tensor, asked: Question) -> torch.Tensor:
         given = _tensors(_losses.keywords(name, accepted, asked), logits.device)
         if is_class and issubclass(found, torch.autograd.Function):
             value = call(found.apply, {}, logits, labels)

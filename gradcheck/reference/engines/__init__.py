@@ -98,4 +98,4 @@ def load(name: str) -> Engine:
 
 def summary(name: str) -> str:
     """What an engine is, in one sentence, without importing it: its package may not be there."""
-    return plugins.unimported(sys.modules[__name__], name)[0]
+    return plugins.documented(sys.modules[__name__], name)[0]
