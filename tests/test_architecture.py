@@ -15,7 +15,7 @@ FLOORS = (
     {"exact", "plugins", "functions", "writing"},
     {"formats"},
     {"text", "problem", "distributions", "processes"},
-    {"estimates", "losses", "files"},
+    {"estimates", "closed_form", "losses", "files"},
     {"catalogue", "candidates", "reference"},
     {"tolerances", "fixtures"},
     {"metrics"},

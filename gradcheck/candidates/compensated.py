@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradcheck.candidates import _numpy
+from gradcheck import closed_form
 from gradcheck.formats import Array
 from gradcheck.problem import Problem
 
@@ -18,9 +18,9 @@ _FAR = 1e4
 def gradient(problem: Problem) -> Array:
     """The gradient, (N, k), in the problem's format."""
     fmt = problem.format
-    wide = _numpy.accumulator(fmt)
-    found = _numpy.parts(problem, fmt, exact_slope=True)
-    shifted = _numpy.shift(found.z)
+    wide = closed_form.accumulator(fmt)
+    found = closed_form.parts(problem, fmt, exact_slope=True)
+    shifted = closed_form.shift(found.z)
     exps = np.exp(shifted)
     rows = np.arange(problem.rows)
     # In the accumulator's range: many classes that a half format flushes one by one still count together
@@ -37,7 +37,7 @@ def gradient(problem: Problem) -> Array:
     apart[rows, true] = -np.inf
     second = np.maximum(apart.max(axis=1, keepdims=True), -_FAR)
     rest = np.exp(apart - second).sum(axis=1, keepdims=True) / total * np.exp(second / 2) * np.exp(second / 2)
-    inner = _numpy.minus_labels(found, _numpy.divide(exps, total, fmt))
+    inner = closed_form.minus_labels(found, closed_form.divide(exps, total, fmt))
     # W·p − q = (W − q)·p − q·(1 − p), where 1 − p is the sum of the others
     inner[rows, true] = ((found.weight - label) * probability - label * rest)[:, 0]
-    return _numpy.finish(problem, found, inner, fmt)
+    return closed_form.finish(problem, found, inner, fmt)
