@@ -167,7 +167,7 @@ def _judge_one(
         decision = dataclasses.replace(decision, top=named)
     outcome = Judged(
         verdict=verdict_of(decision),
-        measures=measure_gradient(problem, exact, comparison, bound),
+        measures=measure_gradient(problem, exact, comparison, bound, flush=flush),
         decision=decision,
         reference=_facts(exact) if isinstance(exact, Reference) else None,
         loss=_loss(problem, exact) if isinstance(exact, Reference) else None,

@@ -1,4 +1,4 @@
-"""The closed form of the gradient in NumPy, in parts: arithmetic element by element in one format, sums in its accumulator.
+"""The closed form of the gradient in NumPy: arithmetic element by element in one format, sums in its accumulator.
 
 Built-in candidates and planted mistakes are made of them. Summing in a half format itself is one of the mistakes.
 """
@@ -15,6 +15,7 @@ from gradcheck.formats import Array, Format, named
 from gradcheck.problem import Problem
 
 Softmax = Callable[[Array, Format], Array]
+Gradient = Callable[[Problem], Array]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -188,13 +188,19 @@ def measure(comparison: Comparison, bound: Float64) -> Measures:
     )
 
 
-def measure_gradient(problem: Problem, exact: ExactGradient, comparison: Comparison, bound: Float64) -> Measures:
-    """All metrics, and what is known of a gradient's rows beside them."""
+def measure_gradient(
+    problem: Problem, exact: ExactGradient, comparison: Comparison, bound: Float64, *, flush: bool = False
+) -> Measures:
+    """All metrics, and what is known of a gradient's rows beside them.
+
+    Args:
+        flush: whether flushed subnormals are accepted.
+    """
     status = problem.status
     return dataclasses.replace(
         measure(comparison, bound),
         ignored_nonzero=int((comparison.candidate[status == RowStatus.IGNORED] != 0).sum()),
-        total=_total(exact, comparison.candidate),
+        total=_total(exact, comparison.candidate, flush=flush),
         undefined_rows=int((status == RowStatus.UNDEFINED).sum()),
         infinite_loss_rows=sum(bool(row.infinite_loss) for row in problem.distinct if row is not None),
     )
@@ -207,7 +213,7 @@ def ratio(errors: Float64, limits: Float64) -> Float64:
 
 
 @np.errstate(all="ignore")
-def _total(exact: ExactGradient, candidate: Float64) -> float | None:
+def _total(exact: ExactGradient, candidate: Float64, *, flush: bool) -> float | None:
     """The largest |Σc − Σg| of a row, over what rounding explains; None where no row has a known sum.
 
     Explained is 4·√Σ(rounding of component i)², where components that share a logit share their rounding, too, so
@@ -216,15 +222,16 @@ def _total(exact: ExactGradient, candidate: Float64) -> float | None:
     """
     fmt = exact.values.format
     u, worst = fmt.unit_roundoff, None
+    smallest = fmt.smallest_normal if flush else fmt.smallest_subnormal
     for n, e in enumerate(exact.estimates):
         if e is None or e.row.softcap is not None or not np.isfinite(candidate[n]).all():
             continue
         due = 2 * e.scale * e.zeta * (e.largest + e.log_sum) / e.temperature if e.zeta else 0.0
         rounding = e.p * e.weight * u * softmax_roundings(e, u) + 4 * u * np.abs(e.q) + 2 * u * np.abs(e.inner)
-        shared = e.row.counts * np.maximum(e.scale * e.slope * rounding, fmt.smallest_subnormal)
+        shared = e.row.counts * np.maximum(e.scale * e.slope * rounding, smallest)
         logits = e.row.logits
         group = np.cumsum(np.append(False, logits[1:] != logits[:-1]))  # pairs are sorted
-        apart = 4 * math.sqrt(float((np.bincount(group, shared) ** 2).sum()))
+        apart = 4 * math.hypot(*np.bincount(group, shared).tolist())  # the square of a subnormal number is 0
         common = e.weight * (16 * summing_roundoff(fmt) + 2 * u * e.log_sum) + label_sum_error(e, fmt)
         allowed = apart + e.scale / e.temperature * common
         try:

@@ -173,7 +173,32 @@ class Unconfirmed:
     verdict: Verdict = field(default=Verdict.FAIL, init=False)
 
 
-Outcome = Judged | Skipped | Crashed | Confirmed | Unconfirmed
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A candidate of which it is known whether it is right, and what was said of it.
+
+    Attributes:
+        by: what is to show that it is wrong, a tolerance or what is noticed beside the verdict; empty of a sound one.
+        shown: whether that showed it; of a sound one, whether anything was held against it.
+        judged: what was measured at the case; None where that gave nothing to judge, and `why` says why.
+        caught: the cases on which `stable` fails it, or of a sound one whatever is held against it.
+        cases: how many it was tried on.
+    """
+
+    by: str
+    shown: bool
+    judged: Judged | None
+    caught: tuple[str, ...]
+    cases: int
+    why: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Pass where what is wrong was shown, and what is right was not."""
+        return Verdict.PASS if self.shown == bool(self.by) else Verdict.FAIL
+
+
+Outcome = Judged | Skipped | Crashed | Confirmed | Unconfirmed | Tried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +263,17 @@ class Result:
     def verdict(self) -> Verdict:
         """The outcome's verdict."""
         return self.outcome.verdict
+
+    @property
+    def judged(self) -> Judged | None:
+        """What was measured, if anything was."""
+        match self.outcome:
+            case Judged() as judged:
+                return judged
+            case Tried(judged=judged):
+                return judged
+            case _:
+                return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from gradcheck import catalogue, mistakes
 from tests.conftest import Program
 
 ROOT = Path(__file__).parent.parent
@@ -79,6 +80,25 @@ def test_the_fixture_that_the_documents_show_is_what_is_recorded(
     words = shlex.split(command[1])[1:]
     assert program(*words).code == 0
     assert (tmp_path / words[-1]).read_text(encoding="utf-8") == shown[1]
+
+
+def test_the_catalogues_page_names_every_thread_and_nothing_that_is_not_there() -> None:
+    text = (ROOT / "docs" / "catalogue.md").read_text(encoding="utf-8")
+    known = {**catalogue.cases(), **mistakes.mistakes()}
+    for name, one in known.items():
+        for source in one.sources:
+            assert source in text, (name, source)
+    table = text[text.index("## Published bugs") : text.index("Out of reach")]
+    named = [name for line in table.splitlines()[4:] for name in re.findall(r"`([^`]+)`", line)]
+    assert len(named) > 30
+    assert [name for name in named if name not in known] == []
+    tags = re.findall(r"`(\w+)`", text[text.index("| tag |") : text.index("What `gradcheck explain`")])
+    assert set(tags) == set(catalogue.tags())
+
+
+def test_the_detection_matrix_has_every_mistake() -> None:
+    text = (ROOT / "docs" / "detection.md").read_text(encoding="utf-8")
+    assert [name for name in mistakes.mistakes() if f"| `{name}` |" not in text and f"| {name} |" not in text] == []
 
 
 def test_the_action_runs_its_words_and_no_others(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The stability catalogue: named problems, each with the reason it exists. One file a phenomenon.
 
-A file holds `CASES`, a tuple of `Case`. Logits are given as exact float64 values and rounded once into each format;
-a case exists in every format whose range holds its logits.
+A file holds `CASES`, a tuple of `Case`; its docstring is the story of the phenomenon, which `gradcheck explain` tells.
+Logits are given as exact float64 values and rounded once into each format; a case exists in every format whose range
+holds its logits.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -15,9 +17,12 @@ from functools import cache
 import numpy as np
 
 from gradcheck import losses, plugins
-from gradcheck.exceptions import UnknownNameError
+from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import Array, Float64, Format
 from gradcheck.problem import Problem
+
+LARGE = "large"
+"""The tag of cases that only those run who ask for them."""
 
 Logits = Float64 | Sequence[Sequence[float]]
 Labels = Array | Sequence[int] | Sequence[Sequence[float]]
@@ -31,12 +36,21 @@ class Case:
         reason: what it is for, in one sentence.
         make: logits (N, k) and labels, hard (N,) or soft (N, k), for a format; None where the format has no such case.
         loss: loss options as KEY=VALUE.
+        tags: what it can be selected by, the phenomenon first.
+        sources: the threads that it comes from, as OWNER/REPOSITORY#NUMBER.
     """
 
     name: str
     reason: str
     make: Callable[[Format], tuple[Logits, Labels] | None]
     loss: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+    @property
+    def phenomenon(self) -> str:
+        """The file of the catalogue that it stands in."""
+        return self.tags[0]
 
     def problem(self, fmt: Format) -> Problem | None:
         """The problem in a format, or None where the format cannot hold it."""
@@ -71,19 +85,50 @@ def cases() -> dict[str, Case]:
     for name in plugins.names(here):
         for case in plugins.load(here, "phenomenon", name).CASES:
             assert case.name not in found, case.name
-            found[case.name] = case
+            found[case.name] = dataclasses.replace(case, tags=(name, *case.tags))
     return found
 
 
-def select(globs: Iterable[str]) -> list[Case]:
-    """The cases whose names match any of the shell-style patterns, in catalogue order; all where there is none.
+def story(case: Case) -> str:
+    """What there is to know of the case's phenomenon."""
+    first, rest = plugins.documented(sys.modules[__name__], case.phenomenon)
+    return f"{first}.\n\n{rest}".strip()
+
+
+def tags() -> dict[str, int]:
+    """Every tag with the number of cases that carry it: the phenomena first."""
+    found = [
+        *plugins.names(sys.modules[__name__]),
+        *sorted({tag for case in cases().values() for tag in case.tags[1:]}),
+    ]
+    return {tag: sum(tag in case.tags for case in cases().values()) for tag in dict.fromkeys(found)}
+
+
+def select(globs: Iterable[str] = (), tagged: Iterable[str] = ()) -> list[Case]:
+    """The cases whose names match any of the shell-style patterns and that carry any of the tags, in catalogue order.
+
+    Without patterns every name will do, without tags every tag but `large`: such a case must be asked for.
 
     Raises:
-        UnknownNameError: for a pattern that matches nothing.
+        UnknownNameError: for a pattern that matches nothing, or a tag that no case carries.
+        UsageError: where no case fits both.
     """
     known = cases()
-    patterns = list(globs)
+    patterns, wanted = list(globs), list(tagged)
     for pattern in patterns:
         if not fnmatch.filter(known, pattern):
             raise UnknownNameError("case", pattern, known)
-    return [case for name, case in known.items() if not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+    for tag in wanted:
+        if tag not in tags():
+            raise UnknownNameError("tag", tag, tags())
+
+    def chosen(case: Case) -> bool:
+        if not patterns and LARGE in case.tags and LARGE not in wanted:
+            return False
+        named = not patterns or any(fnmatch.fnmatchcase(case.name, pattern) for pattern in patterns)
+        return named and (not wanted or any(tag in case.tags for tag in wanted))
+
+    found = [case for case in known.values() if chosen(case)]
+    if not found:
+        raise UsageError(f"no case is both named {' or '.join(patterns)} and tagged {' or '.join(wanted)}")
+    return found

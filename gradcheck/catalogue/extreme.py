@@ -1,4 +1,10 @@
-"""The ends of each format: largest finite, smallest subnormal, signed zeros."""
+"""The ends of each format: largest finite, smallest subnormal, signed zeros.
+
+    ∂L/∂l_i = exp(l_i − max l)/S − y_i
+
+The shift l − max may overflow to −inf, whose exp is 0 and right. What must not happen is inf − inf = NaN, or a maximum
+that is looked for among magnitudes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""Large common offsets: softmax does not change when a constant is added, a rounded log-sum-exp does."""
+"""Large common offsets: softmax does not change when a constant is added, a rounded log-sum-exp does.
+
+    p_i = exp(l_i − max l)/S = exp(l_i − lse)
+
+The first form subtracts stored numbers, exactly where they are near each other. The second rounds lse, an error of
+u·|lse|, which exp turns into a relative error of every probability: hundreds of ulp at an offset of 10,000
+(Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021).
+"""
 
 from __future__ import annotations
 
@@ -27,6 +34,12 @@ def _case(offset: float, label: str) -> Case:
     )
 
 
+def _published(fmt: Format) -> tuple[Logits, Labels] | None:
+    if fmt.max < 1e7:
+        return None
+    return np.random.default_rng(6).random((4, 3)) - 1e7, [0, 1, 2, 0]
+
+
 def _mixed(fmt: Format) -> tuple[Logits, Labels]:
     offsets = [0.0, 1000.0, -1000.0, 10000.0, -10000.0]
     rows = []
@@ -40,6 +53,12 @@ CASES = (
         _case(sign * size, f"{'plus' if sign > 0 else 'minus'}-{text}")
         for size, text in ((1e3, "1e3"), (1e4, "1e4"), (1e7, "1e7"), (1e30, "1e30"), (1e300, "1e300"))
         for sign in (1, -1)
+    ),
+    Case(
+        name="offset-published",
+        reason="Random rows in [0, 1) less 1e7, as stored: ties and whole steps, whose softmax is ordinary.",
+        make=_published,
+        sources=("pytorch/pytorch#38839",),
     ),
     Case(
         name="offset-mixed-rows",

@@ -1,4 +1,12 @@
-"""Ladders and order: the same row ascending, descending and shuffled must have the same gradient, permuted."""
+"""Ladders and order: the same row ascending, descending and shuffled must have the same gradient, permuted.
+
+Kernels read a row in blocks and keep a running maximum m and sum S (online softmax):
+
+    m' = max(m, block),    S' = S·exp(m − m') + Σ exp(l − m')
+
+Where the rescaling is left out, or m starts at 0, or the last block is cut short, most rows never show it: the maximum
+must come late, far above what came before, or the last class must matter.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +29,12 @@ def _last_block(fmt: Format) -> tuple[Logits, Labels]:
     return np.stack([row, row[::-1]]), [100, 2047]
 
 
+def _dominant_last(fmt: Format) -> tuple[Logits, Labels]:
+    row = np.round(np.random.default_rng(7).normal(size=1000) * 2 * 16) / 16
+    row[-1] = 14.0
+    return np.stack([row, row]), [999, 3]
+
+
 CASES = (
     Case(
         name="order-ascending",
@@ -38,6 +52,16 @@ CASES = (
         reason="2,048 classes whose maximum stands in the last block of 128, and the row reversed: "
         "online softmax must rescale what it has summed.",
         make=_last_block,
+    ),
+    Case(
+        name="order-range-800",
+        reason="2,048 classes that ascend by 800 in all: the first block's sum must be rescaled to 0, not overflow.",
+        make=fixed(np.linspace(-800.0, 0.0, 2048)[None, :], [2040]),
+    ),
+    Case(
+        name="order-dominant-last",
+        reason="1,000 classes, of which the last holds nearly all probability: a kernel that drops the tail shows.",
+        make=_dominant_last,
     ),
     Case(
         name="order-geometric",

@@ -1,4 +1,11 @@
-"""The boundary where exp overflows in each format, and beyond."""
+"""The boundary where exp overflows in each format, and beyond.
+
+    exp(l_i)/Σ exp(l_j) − y_i,    without a shift
+
+Past log(max), 11.09 in float16, 88.7 in bfloat16 and float32, 709.8 in float64, exp is inf and inf/inf is NaN; a little
+below, only the sum overflows, and every probability is 0. Shifting by anything but the row's maximum moves the
+boundary, and does not remove it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Ordinary logits, where every sound form agrees: what fails here is wrong outright."""
+"""Ordinary logits, where every sound form agrees: what fails here is wrong outright.
+
+    ∂L/∂l_i = p_i − y_i,    over N under a mean
+
+A sign, a factor, a label off by one, a batch transposed: nothing numerical, and still the commonest mistakes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Soft labels, among them those that softmax meets exactly."""
+"""Soft labels, among them those that softmax meets exactly.
+
+    ∂L/∂l_i = (Σ_j y_j)·p_i − y_i
+
+p − y is the derivative only where the labels sum to 1: TensorFlow's op returns it anyway, and so do hand-written
+kernels. Where softmax meets the labels, the gradient is what is left of the rounding, or exactly 0.
+"""
 
 from __future__ import annotations
 

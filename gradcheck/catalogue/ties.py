@@ -1,4 +1,10 @@
-"""Near ties: logits one unit in the last place apart, and a maximum that stands twice."""
+"""Near ties: logits one unit in the last place apart, and a maximum that stands twice.
+
+    l_i − max l = ±1 ulp, or 0
+
+Logits that were rounded to a half format tie often. A maximum that is looked up, and then left out of the sum once too
+often or once too seldom, shows here.
+"""
 
 from __future__ import annotations
 

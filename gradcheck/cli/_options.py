@@ -74,6 +74,20 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which cases of the catalogue."""
+
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="Cases by name or pattern; repeatable. Default: all but those tagged large.", metavar="GLOB"),
+    ] = None
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(help="Cases by tag, such as masked or large; repeatable. Default: all but large.", metavar="TAG"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rule:
     """By what rule is judged, how long code may take, and how fine the reference is."""
 

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -23,23 +24,32 @@ if TYPE_CHECKING:
     from gradcheck.results import Report, Result
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rendering:
+    """How a report becomes text: the names of its formats, and `(name, report, style) -> text`."""
+
+    names: Sequence[str]
+    render: Callable[[str, Report, Style], str]
+
+
 def finish(
     results: Iterator[Result],
     settings: dict[str, Any],
     reporting: Reporting,
     notes: Sequence[str] = (),
-    other: tuple[Sequence[str], Callable[[str, tuple[str, ...]], str]] | None = None,
+    rendering: Rendering | None = None,
 ) -> None:
     """Takes the results as they come, writes the reports, and leaves with the exit code; also when interrupted.
 
     Args:
         notes: read when all results have come, so that they may grow with them.
-        other: another rendering than that of a report: its formats, and `(format, notes) -> text`.
+        rendering: another than a report's own.
     """
     from gradcheck import report as reports
     from gradcheck.results import Report
 
-    ways = targets(reporting, other[0] if other else reports.names())
+    rendering = rendering or Rendering(names=reports.names(), render=reports.render)
+    ways = targets(reporting, rendering.names)
     compared = _against(reporting.baseline)
     done: list[Result] = []
     interrupted = False
@@ -50,8 +60,7 @@ def finish(
         interrupted = True
     said = (*notes, "interrupted before the end") if interrupted else tuple(notes)
     report = Report(version=__version__, settings=settings, results=tuple(done), notes=said)
-    render = other[1] if other else None
-    write(lambda name, style: render(name, said) if render else reports.render(name, report, style), reporting, ways)
+    write(lambda name, style: rendering.render(name, report, style), reporting, ways)
     if interrupted:
         raise typer.Exit(exits.INTERRUPTED)
     raise typer.Exit(0 if reporting.exit_zero else exit_code(report))

@@ -76,8 +76,14 @@ def command(
     loaded = {piece: candidates.piece(spec, running) for piece, spec in given.items()}
     tolerance = tolerances.parse(rule.tolerance)
     digits, step_log2 = _judge.digits_of(rule), _judge.step_log2_of(rule)
-    problems = list(_source.load_each(logits, source, seeded=True))
-    notes: list[str] = []
+    problems, notes = list(_source.load_each(logits, source, seeded=True)), list[str]()
+    if len(problems) > 1:
+        # of several cases, those that are about another loss are passed over
+        others = [name for name, problem, _, _ in problems if derivation.beyond(problem)]
+        problems = [loaded for loaded in problems if loaded[0] not in others]
+        if not problems:
+            raise UsageError("none of these cases is of plain cross-entropy, whose derivation this is")
+        notes += [f"left out, because their loss is not plain cross-entropy: {', '.join(others)}"] if others else []
     studied: list[Study] = []
 
     def results() -> Iterator[Result]:
@@ -105,7 +111,9 @@ def command(
     described: dict[str, object] = {"logits": logits, "show": show}
     for group in (source, pieces, rule):
         described |= dataclasses.asdict(group)
-    at_length = (_derivation.NAMES, lambda form, said: _derivation.render(form, studied, said))
+    at_length = _run.Rendering(
+        names=_derivation.NAMES, render=lambda form, report, style: _derivation.render(form, studied, report.notes)
+    )
     _run.finish(results(), described, reporting, notes, at_length if show else None)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gradcheck.exceptions import UnknownNameError
+
+if TYPE_CHECKING:
+    from gradcheck.catalogue import Case
 
 _EXIT_CODES = {
     "0": "every candidate agrees with the reference",
@@ -19,10 +22,10 @@ _EXIT_CODES = {
 
 def command(
     name: Annotated[
-        str | None, typer.Argument(help="A case, candidate, loss option, tolerance, format, step or topic.")
+        str | None, typer.Argument(help="A case, candidate, mistake, loss option, tolerance, format, step or topic.")
     ] = None,
 ) -> None:
-    """List, or explain, cases, candidates, loss options, tolerances, formats, steps and exit codes."""
+    """List, or explain, cases, candidates, mistakes, loss options, tolerances, formats, steps and exit codes."""
     topics = _topics()
     if name is None:
         for topic, entries in topics.items():
@@ -44,7 +47,9 @@ def _topics() -> dict[str, dict[str, str]]:
         files,
         formats,
         losses,
+        mistakes,
         report,
+        selftest,
         text,
         tolerances,
     )
@@ -52,6 +57,7 @@ def _topics() -> dict[str, dict[str, str]]:
 
     return {
         "cases": {case.name: case.reason for case in catalogue.cases().values()},
+        "tags": {tag: text.count(n, "case") for tag, n in catalogue.tags().items()},
         "candidates": {name: candidates.summary(name) for name in candidates.names()},
         "loss": {name: losses.summary(name) for name in losses.names()},
         "tolerances": dict(tolerances.NAMES),
@@ -64,6 +70,9 @@ def _topics() -> dict[str, dict[str, str]]:
         "files": {name: files.summary(name) for name in files.names()},
         "reports": {name: report.summary(name) for name in report.names()},
         "engines": {name: engines.summary(name) for name in engines.names()},
+        "mistakes": {name: one.reason for name, one in mistakes.mistakes().items()},
+        "sound": {name: one.reason for name, one in mistakes.sound().items()},
+        "signs": {name: what for name, (what, _) in selftest.FLAGS.items()},
         "steps": {step.name: step.formula for step in derivation.STEPS},
         "topics": {"reference": "how step, precision and uncertainty of the reference are chosen"},
         "exit-codes": _EXIT_CODES,
@@ -78,6 +87,9 @@ def _listed(topic: str, entries: dict[str, str]) -> str:
 def _explained(name: str, topics: dict[str, dict[str, str]]) -> str:
     from gradcheck import candidates, catalogue, losses, reference
 
+    case = catalogue.cases().get(name)
+    if case is not None:
+        return _case(case)
     found = [
         f"{entry} ({topic}): {entries[entry]}"
         for topic, entries in topics.items()
@@ -94,25 +106,39 @@ def _explained(name: str, topics: dict[str, dict[str, str]]) -> str:
         found += ["", reference.story()]
     if name in topics["steps"]:
         found.append(f"gradcheck derive --case plain-3 --show {name} shows it.")
-    case = catalogue.cases().get(name)
-    if case is not None:
-        found.append(_numbers(case))
+    if name in topics["mistakes"] or name in topics["sound"]:
+        found.append(_mistake(name))
     return "\n".join(found).rstrip("\n")
 
 
-def _numbers(case: object) -> str:
-    from gradcheck import formats
-    from gradcheck.catalogue import Case
+def _case(case: Case) -> str:
+    """A case with everything that can be computed about it."""
+    from gradcheck import candidates, catalogue, checking, formats, mistakes, plugins, reference, selftest, tolerances
+    from gradcheck.candidates import frameworks
+    from gradcheck.report import _explained
 
-    assert isinstance(case, Case)
-    lines = [f"loss: {' '.join(case.loss)}"] if case.loss else []
-    for fmt in formats.FORMATS.values():
-        problem = case.problem(fmt)
-        if problem is None:
-            lines.append(f"{fmt.name}: not in this format, whose range does not hold its logits")
-            continue
-        shown = [str(value) for value in problem.logits[0, :6]]
-        more = ", ..." if problem.classes > 6 else ""
-        lines.append(f"{fmt.name}: {problem.rows} x {problem.classes}, row 0: [{', '.join(shown)}{more}]")
-    lines.append(f"gradcheck check --case {case.name} checks it.")
-    return "\n".join(lines)
+    problems = {fmt: made for fmt in formats.FORMATS.values() if (made := case.problem(fmt)) is not None}
+    fmt, problem = list(problems.items())[-1]
+    built_in = [candidates.load(name) for name in candidates.names() if name not in plugins.names(frameworks)]
+    checked = [
+        result
+        for one in problems.values()
+        for result in checking.check(
+            one, built_in, case=case.name, tolerance=tolerances.Stable(), settings=reference.Settings()
+        )
+    ]
+    shows = [one for one in mistakes.mistakes().values() if any(sign.case == case.name for sign in one.signs)]
+    planted = [result for result in selftest.run(shows, list(problems), [case]) if result.case == case.name]
+    exact = reference.compute(problem, fmt, reference.Settings())
+    return _explained.case_page(case, catalogue.story(case), exact, problem, checked, planted)
+
+
+def _mistake(name: str) -> str:
+    """Where a planted mistake shows, and where it comes from."""
+    from gradcheck import mistakes
+    from gradcheck.report import _explained
+
+    one = (mistakes.mistakes() | mistakes.sound())[name]
+    lines = [f"  {sign.by} shows it on {sign.case}, in {', '.join(sign.formats)}" for sign in one.signs]
+    lines += [f"  {_explained.link(source)}" for source in one.sources]
+    return "\n".join([*lines, f"gradcheck selftest --mistake {name} -v tries it."])

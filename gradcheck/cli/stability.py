@@ -16,15 +16,12 @@ if TYPE_CHECKING:
 
 @_options.expanded
 def command(
-    case: Annotated[
-        list[str] | None,
-        typer.Option(help="Cases by name or pattern; repeatable. Default: all.", metavar="GLOB"),
-    ] = None,
     dtype: Annotated[
         list[str] | None,
         typer.Option(help="float16, bfloat16, float32, float64; repeatable. Default: float32, float64."),
     ] = None,
     *,
+    selection: _options.Selection,
     judging: _options.Judging,
     reporting: _options.Reporting,
 ) -> None:
@@ -35,7 +32,7 @@ def command(
     judge = Judge(judging)
     chosen = candidates_of(judging) or [candidates.load(candidates.DEFAULT)]
     kinds = [formats.named(name) for name in dict.fromkeys(dtype or ["float32", "float64"])]
-    selected = catalogue.select(case or [])
+    selected = catalogue.select(selection.case or [], selection.tag or [])
 
     def results() -> Iterator[Result]:
         with _run.Ticker(len(selected) * len(kinds), reporting) as tick:
@@ -49,5 +46,6 @@ def command(
                         yield dataclasses.replace(result, again=_options.command_line(words))
                     tick()
 
-    described = {"case": case, "dtype": [fmt.name for fmt in kinds]} | dataclasses.asdict(judging)
+    described = {"dtype": [fmt.name for fmt in kinds]}
+    described |= dataclasses.asdict(selection) | dataclasses.asdict(judging)
     _run.finish(results(), described, reporting)

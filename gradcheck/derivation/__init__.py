@@ -73,6 +73,11 @@ class _Table:
     exact: Callable[[int, int], Dyadic]
 
 
+def beyond(problem: Problem) -> list[str]:
+    """The names of the loss options that make the loss another than the one that is derived."""
+    return [option.name for option in problem.loss if option.stage in _OTHER]
+
+
 class Derivation:
     """The steps on a problem's rows; those that are ignored, undefined or have an infinite loss are left out.
 
@@ -101,8 +106,7 @@ class Derivation:
         flush: bool = False,
         seed: int = 0,
     ) -> None:
-        other = [option.name for option in problem.loss if option.stage in _OTHER]
-        if other:
+        if other := beyond(problem):
             raise InputError(f"the derivation is that of plain cross-entropy, not with {', '.join(other)}")
         for piece in pieces:
             if piece not in PIECES:

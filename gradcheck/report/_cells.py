@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gradcheck import text
 from gradcheck.reference import digits_of
 from gradcheck.report import _sentences
-from gradcheck.results import Judged, Report, Result
+from gradcheck.results import Report, Result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,24 +22,24 @@ class Column:
 
 def _metric(name: str) -> Callable[[Result], str]:
     def cell(result: Result) -> str:
-        if not isinstance(result.outcome, Judged):
+        if result.judged is None:
             return text.NOTHING
-        extreme = result.outcome.measures.extremes[name]
+        extreme = result.judged.measures.extremes[name]
         return text.brief(None if extreme is None else extreme.value)
 
     return cell
 
 
 def _worst(result: Result) -> str:
-    if not isinstance(result.outcome, Judged) or result.outcome.decision.worst is None:
+    if result.judged is None or result.judged.decision.worst is None:
         return _sentences.reason(result)
-    return _sentences.place(result.outcome.decision.worst, result)
+    return _sentences.place(result.judged.decision.worst, result)
 
 
 def _digits(result: Result) -> str:
-    if not isinstance(result.outcome, Judged) or result.outcome.reference is None:
+    if result.judged is None or result.judged.reference is None:
         return text.NOTHING
-    return str(digits_of(result.outcome.reference.precision_bits))
+    return str(digits_of(result.judged.reference.precision_bits))
 
 
 def _format(result: Result) -> str:

@@ -20,8 +20,6 @@ from gradcheck.results import Result
 NAMES = ("table", "concise", "markdown", "csv", "json")
 """The output formats of a step at length; `concise` is the table."""
 
-Layout = Callable[[Sequence[Sequence[str]]], list[str]]
-
 _SMALL = 8
 """Classes up to which a matrix is shown as one."""
 _LISTED = 16
@@ -69,7 +67,7 @@ def render(name: str, studies: Sequence[Study], notes: Sequence[str]) -> str:
             raise UnknownNameError("format of a step", name, NAMES)
 
 
-def _page(study: Study, layout: Layout) -> Iterator[str]:
+def _page(study: Study, layout: _grid.Layout) -> Iterator[str]:
     result, comparison = study.result, study.comparison
     assert result.step is not None
     yield f"{result.step.name}: {result.step.formula}"
@@ -99,7 +97,7 @@ def _page(study: Study, layout: Layout) -> Iterator[str]:
     yield from layout(lines)
 
 
-def _matrices(result: Result, comparison: Comparison, logits: tuple[int, ...], layout: Layout) -> Iterator[str]:
+def _matrices(result: Result, comparison: Comparison, logits: tuple[int, ...], layout: _grid.Layout) -> Iterator[str]:
     """For each row of the problem: the formula's matrix, the differences', and how far they are apart."""
     numbers = [result.row_number(row) for row in range(len(logits))]
     tables: dict[str, Callable[[int, int], str]] = {

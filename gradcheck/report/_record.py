@@ -9,7 +9,7 @@ from gradcheck import text
 from gradcheck.metrics import Extreme
 from gradcheck.reference import digits_of
 from gradcheck.report import _sentences
-from gradcheck.results import Conduct, Judged, Report, Result
+from gradcheck.results import Conduct, Report, Result, Tried
 
 SCHEMA_VERSION = 1
 _MAXIMA = {"abs": "max_abs", "rel": "max_rel", "ulp": "max_ulp", "bound": "max_bound", "norm": "norm"}
@@ -53,8 +53,16 @@ def result_record(result: Result) -> dict[str, Any]:
     }
     if result.step is not None:
         record |= {"step": result.step.name, "formula": result.step.formula, "columns": result.step.columns}
-    outcome = result.outcome
-    if not isinstance(outcome, Judged):
+    if isinstance(result.outcome, Tried):
+        tried = result.outcome
+        record["tried"] = {
+            "by": tried.by or None,
+            "shown": tried.shown,
+            "caught": list(tried.caught),
+            "cases": tried.cases,
+        }
+    outcome = result.judged
+    if outcome is None:
         empty = (
             "worst",
             "loss_value",

@@ -15,6 +15,7 @@ from gradcheck.results import (
     Result,
     Skipped,
     StepFacts,
+    Tried,
     Unconfirmed,
     Verdict,
 )
@@ -36,6 +37,30 @@ def reason(result: Result) -> str:
                 f"differences give {text.decimal(wrong.derived, 34)}; {text.count(wrong.wrong, 'value')} of "
                 f"{wrong.values:,} {'is' if wrong.wrong == 1 else 'are'} wrong"
             )
+        case Tried() as tried:
+            return _tried(result, tried)
+
+
+def _tried(result: Result, tried: Tried) -> str:
+    """What was said of a candidate of which it is known whether it is right."""
+    said = measured(result, tried)
+    if not tried.by:
+        if not tried.shown:
+            return f"nothing is held against it on {text.count(tried.cases, 'case')}; nearest to its limit: {said}"
+        return f"a false alarm on {text.count(len(tried.caught), 'case')} ({', '.join(tried.caught)}): {said}"
+    how = f"shown by {tried.by}" if tried.shown else f"not shown by {tried.by}"
+    return f"{how}: {said}; stable fails it on {len(tried.caught)} of {text.count(tried.cases, 'case')}"
+
+
+def measured(result: Result, tried: Tried) -> str:
+    """What a selftest measured at its case."""
+    judged = tried.judged
+    if judged is None:
+        return f"there was nothing to judge{f': {text.name(tried.why)}' if tried.why else ''}"
+    if judged.decision.worst is None:
+        return f"no component was judged{findings(result, judged)}"
+    size = f"{text.brief(judged.decision.worst.value)} times what {result.tolerance} allows"
+    return f"{place(judged.decision.worst, result)}, {size}{findings(result, judged)}"
 
 
 def _judged(result: Result, judged: Judged) -> str:
@@ -123,8 +148,7 @@ def findings(result: Result, judged: Judged) -> str:
         found += _underflow(result.step)
     if judged.verdict is Verdict.FAIL and result.format is not result.gradient_format:
         found.append(f"it is {result.gradient_format.name} for {result.format.name} logits, and judged as such")
-    if judged.decision.failed or judged.verdict is not Verdict.FAIL:
-        found += [said for said in [conduct(result, judged)] if said]
+    found += [said for said in [conduct(result, judged)] if said]
     if note := unjudged(result):
         found.append(note)
     return "".join(f"; {finding}" for finding in found)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gradcheck import catalogue, tolerances
-from gradcheck.derivation import NAMES, STEPS, WHOLE, Derivation, Study, _steps
+from gradcheck.derivation import NAMES, STEPS, WHOLE, Derivation, Study, _steps, beyond
 from gradcheck.exact import to_fraction
 from gradcheck.exceptions import InputError, UnknownNameError
 from gradcheck.formats import Format
@@ -85,7 +85,7 @@ def test_no_sound_step_is_flagged_on_any_case(fmt: Format) -> None:
     seen = 0
     for case in catalogue.cases().values():
         problem = case.problem(fmt)
-        if problem is None or problem.classes > 200:
+        if problem is None or problem.classes > 200 or beyond(problem):
             continue
         for name, study in studied(problem).items():
             step, verdict = study.result.step, study.result.verdict

@@ -161,7 +161,8 @@ def small_cases() -> list[tuple[str, Format]]:
         for case in catalogue.cases().values()
         for fmt in EVERY_FORMAT
         if (made := case.problem(fmt)) is not None
-        and max(len(row.logits) for row in made.distinct if row is not None) <= 64
+        and (sizes := [len(row.logits) for row in made.distinct if row is not None])
+        and max(sizes) <= 64
     ]
 
 
