@@ -212,13 +212,18 @@ def ratio(errors: Float64, limits: Float64) -> Float64:
     return np.where(errors == 0, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
 
 
+_LANES = 128
+"""Accumulators among which a sound sum deals out its terms."""
+
+
 @np.errstate(all="ignore")
 def _total(exact: ExactGradient, candidate: Float64, *, flush: bool) -> float | None:
     """The largest |Σc − Σg| of a row, over what rounding explains; None where no row has a known sum.
 
     Explained is 4·√Σ(rounding of component i)², where components that share a logit share their rounding, too, so
-    that theirs add up before they are squared; and s·A·(16·u_acc + 2u·ln S₀) + the error of W, which all
-    probabilities have in common. Σg is 2sζ·lse/T. A softcap weighs the components by f', which leaves no known sum.
+    that theirs add up before they are squared; and s·A·((16 + n/128)·u_acc + 2u·ln S₀) + the error of W, which all
+    probabilities have in common: n equal terms of S round alike wherever they are added up, here in 128 lanes. Σg is
+    2sζ·lse/T. A softcap weighs the components by f', which leaves no known sum.
     """
     fmt = exact.values.format
     u, worst = fmt.unit_roundoff, None
@@ -232,7 +237,8 @@ def _total(exact: ExactGradient, candidate: Float64, *, flush: bool) -> float | 
         logits = e.row.logits
         group = np.cumsum(np.append(False, logits[1:] != logits[:-1]))  # pairs are sorted
         apart = 4 * math.hypot(*np.bincount(group, shared).tolist())  # the square of a subnormal number is 0
-        common = e.weight * (16 * summing_roundoff(fmt) + 2 * u * e.log_sum) + label_sum_error(e, fmt)
+        alike = float(np.bincount(group, e.row.counts).max()) / _LANES
+        common = e.weight * ((16 + alike) * summing_roundoff(fmt) + 2 * u * e.log_sum) + label_sum_error(e, fmt)
         allowed = apart + e.scale / e.temperature * common
         try:
             off = abs(math.fsum(candidate[n].tolist()) - due)

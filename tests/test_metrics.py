@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gradcheck import catalogue, reference, tolerances
+from gradcheck import catalogue, closed_form, reference, tolerances
 from gradcheck.exact import to_fraction
 from gradcheck.exceptions import UnknownNameError, UsageError
-from gradcheck.formats import Format, named
+from gradcheck.formats import Array, Format, named
 from gradcheck.metrics import Comparison, Decision, Measures, decide, measure_gradient
+from gradcheck.mistakes import sums
 from gradcheck.problem import Problem
 from gradcheck.reference import Reference, Settings
 from tests.conftest import EVERY_FORMAT, Program, make_problem
@@ -367,3 +369,48 @@ def test_the_worst_components_in_their_order(program: Program) -> None:
         lines = program("check", "--case", "plain-3", "--top", "2", "--format", form).out
         assert "  1. row 1, class 2: 0.406868 (reference 0.40686803659), off by 0.867 ulp" in lines.replace("\\", "")
         assert "  2. row 1, class 0" in lines
+
+
+def test_total_forgives_flushed_subnormals_where_they_are_accepted() -> None:
+    """65,536 probabilities of 2^-16, subnormal in float16, together are 1."""
+    problem = catalogue.cases()["equal-65536"].problem(named("float16"))
+    assert problem is not None
+    exact = reference.compute(problem, problem.format, Settings())
+    flushed = np.where(np.arange(problem.classes) == 1, -1.0, 0.0)[None, :].astype(np.float16)
+    totals = [
+        measure_gradient(
+            problem, exact, Comparison(exact, flushed), tolerances.stable_bound(exact, flush=flush), flush=flush
+        ).total
+        for flush in (False, True)
+    ]
+    assert totals[0] is not None
+    assert totals[1] is not None
+    assert totals[0] > 10
+    assert totals[1] < 1
+
+
+def test_total_of_errors_whose_squares_underflow() -> None:
+    """One subnormal number where 0 is due is no infinite sum."""
+    problem = catalogue.cases()["weighted-nothing"].problem(named("float64"))
+    assert problem is not None
+    exact = reference.compute(problem, problem.format, Settings())
+    gradient = np.zeros(problem.logits.shape)
+    gradient[0, 1] = problem.format.smallest_subnormal
+    found = measured(problem, exact, gradient).total
+    assert found is not None
+    assert found < 1
+
+
+def test_total_lets_equal_terms_round_alike() -> None:
+    """151,935 equal terms, dealt out among 32 lanes, and a whole class that is left out."""
+    problem = catalogue.cases()["vocabulary-crowd"].problem(named("float32"))
+    assert problem is not None
+    exact = reference.compute(problem, problem.format, Settings())
+
+    def total(softmax: Callable[[Array, Format], Array]) -> float:
+        found = measured(problem, exact, closed_form.gradient(problem, softmax)).total
+        assert found is not None
+        return found
+
+    assert total(sums._lanes) < 1
+    assert total(sums._one_accumulator) > 10

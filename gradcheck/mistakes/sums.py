@@ -147,13 +147,13 @@ MISTAKES = (
     ),
     Planted(
         name="class-left-out",
-        reason="The last class is left out of the sum: no component shows it among 50,257, the row's sum does.",
+        reason="The last class is left out of the sum: among 50,257 in float32 only the row's sum shows it.",
         gradient=_of(_last_class_left_out),
         signs=(Sign(case="plain-3"), Sign(case="vocabulary-50257", by="total", formats=_FINE)),
     ),
     Planted(
         name="padding-let-in",
-        reason="Padding to a multiple of 128 is summed with the classes: no component shows it, the row's sum does.",
+        reason="Padding to a multiple of 128 is summed with the classes: in a long row only its sum shows it.",
         gradient=_of(_padding_let_in),
         signs=(Sign(case="equal-2"), Sign(case="vocabulary-50257", by="total", formats=_FINE)),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -27,26 +28,29 @@ def framework(request: pytest.FixtureRequest) -> str:
 
 
 def failing(out: str) -> set[tuple[str, str]]:
-    """Case and format of each result that failed; none may have crashed or been skipped."""
+    """Case and format of each result that failed; none may have crashed, or been skipped but for an option."""
     results = json.loads(out)["results"]
-    assert {result["verdict"] for result in results} <= {"pass", "fail"} | (
-        {"skipped"} if any("undefined" in result["reason"] for result in results) else set()
-    )
+    assert {result["verdict"] for result in results} <= {"pass", "fail", "skipped"}
+    for result in results:
+        if result["verdict"] == "skipped":
+            assert re.search(r"undefined|has no|does not know", result["reason"]), result["reason"]
     return {(result["case"], result["dtype"]) for result in results if result["verdict"] == "fail"}
 
 
 IGNORED = {("nonfinite-ignored-row", dtype) for dtype in ("float16", "bfloat16", "float32", "float64")}
-HALF_SUM = ("equal-70000", "float16")
+HALF_SUM = {("equal-70000", "float16"), ("equal-65536", "float16")}
+# torch.logsumexp's backward is exp(l - lse), the form that loses digits in proportion to the logits
+DIVISION_FREE = {("z-loss-offset", dtype) for dtype in ("float16", "bfloat16", "float32", "float64")}
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS, indirect=True)
 def test_the_whole_catalogue(framework: str, program: Program) -> None:
-    """What each gets wrong: NaN in ignored rows; 70,000 equal logits in float16; on JAX, subnormal gradients."""
+    """NaN in ignored rows; 65,536 equal logits in float16; PyTorch: a z-loss at an offset; JAX: subnormal gradients."""
     words = ["stability", "--candidate", framework, *EVERY_DTYPE, "--format", "json"]
     found = failing(program(*words).out)
-    assert found >= IGNORED | {HALF_SUM}
+    assert found >= IGNORED | HALF_SUM
     if framework == "torch":
-        assert found == IGNORED | {HALF_SUM}
+        assert found == IGNORED | HALF_SUM | DIVISION_FREE
     else:
         assert ("underflow-subnormal-gradient", "float32") in found
         assert failing(program(*words, "--ftz").out) == IGNORED
