@@ -85,7 +85,8 @@ def test_the_fixture_that_the_documents_show_is_what_is_recorded(
 def test_the_catalogues_page_names_every_thread_and_nothing_that_is_not_there() -> None:
     text = (ROOT / "docs" / "catalogue.md").read_text(encoding="utf-8")
     cases, planted = catalogue.cases(), mistakes.mistakes()
-    sources = {source for one in (*cases.values(), *planted.values()) for source in one.sources}
+    sources = {source for case in cases.values() for source in case.sources}
+    sources |= {source for one in planted.values() for source in one.sources}
     assert [source for source in sources if source not in text] == []
     table = text[text.index("## Published bugs") : text.index("Out of reach")]
     named = [name for line in table.splitlines()[4:] for name in re.findall(r"`([^`]+)`", line)]

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from gradcheck import plugins
+from gradcheck import closed_form, plugins
 from gradcheck.candidates import Answer, Candidate, of_function
+from gradcheck.closed_form import Gradient, Softmax
 from gradcheck.exceptions import InputError, NotApplicableError, UnknownNameError
 from gradcheck.formats import FORMATS, Array
 from gradcheck.functions import Function
@@ -58,7 +59,7 @@ class Planted:
 
     name: str
     reason: str
-    gradient: Callable[[Problem], Array] | None = None
+    gradient: Gradient | None = None
     function: Callable[[Array, Array], Any] | None = None
     signs: tuple[Sign, ...] = ()
     watched: bool = False
@@ -110,6 +111,11 @@ def _all(attribute: str) -> dict[str, Planted]:
             assert planted.name not in found, planted.name
             found[planted.name] = planted
     return found
+
+
+def with_softmax(softmax: Softmax) -> Gradient:
+    """The closed form with a softmax of the mistake's own."""
+    return lambda problem: closed_form.gradient(problem, softmax)
 
 
 def altered(problem: Problem, **fields: Any) -> Problem:

@@ -7,7 +7,7 @@ import numpy as np
 from gradcheck import closed_form
 from gradcheck.candidates import compensated, log_softmax, logsumexp, naive, shifted, wide
 from gradcheck.formats import Array, Format
-from gradcheck.mistakes import Planted, Sign, hard
+from gradcheck.mistakes import Planted, Sign, hard, with_softmax
 from gradcheck.problem import Problem
 
 _CLIP = 1e-7
@@ -119,10 +119,6 @@ def _stops_at_mask(logits: Array, fmt: Format) -> Array:
     return shifted.softmax(np.where(after, fmt.dtype.type(-np.inf), logits), fmt)
 
 
-def _of(softmax: closed_form.Softmax) -> closed_form.Gradient:
-    return lambda problem: closed_form.gradient(problem, softmax)
-
-
 MISTAKES = (
     Planted(
         name="unshifted",
@@ -133,13 +129,13 @@ MISTAKES = (
     Planted(
         name="shifted-by-first",
         reason="Shifted by the first logit, not by the largest.",
-        gradient=_of(_by_first),
+        gradient=with_softmax(_by_first),
         signs=(Sign(case="losing-gap-1e4"),),
     ),
     Planted(
         name="shifted-by-batch",
         reason="Shifted by the largest logit of the batch: rows that lie low underflow, and a NaN spreads.",
-        gradient=_of(_by_batch),
+        gradient=with_softmax(_by_batch),
         watched=True,
         signs=(
             Sign(case="offset-mixed-rows"),
@@ -150,13 +146,13 @@ MISTAKES = (
     Planted(
         name="shifted-by-column",
         reason="The maximum is taken over the rows, not over the classes.",
-        gradient=_of(_by_column),
+        gradient=with_softmax(_by_column),
         signs=(Sign(case="plain-3"),),
     ),
     Planted(
         name="softmax-over-rows",
         reason="Softmax over the rows of each class.",
-        gradient=_of(_over_rows),
+        gradient=with_softmax(_over_rows),
         signs=(Sign(case="plain-10"),),
     ),
     Planted(
@@ -168,19 +164,19 @@ MISTAKES = (
     Planted(
         name="softmax-twice",
         reason="Probabilities are handed to a loss that takes logits.",
-        gradient=_of(_twice),
+        gradient=with_softmax(_twice),
         signs=(Sign(case="plain-3"),),
     ),
     Planted(
         name="sigmoid",
         reason="σ(l) − y: a sigmoid in place of the softmax.",
-        gradient=_of(_sigmoid),
+        gradient=with_softmax(_sigmoid),
         signs=(Sign(case="plain-3"),),
     ),
     Planted(
         name="power-for-exp",
         reason="(1 + x/1024)^1024 in place of exp x: right to three digits near 0, and to none at −40.",
-        gradient=_of(_power_for_exp),
+        gradient=with_softmax(_power_for_exp),
         signs=(Sign(case="plain-1000", formats=("float16", "float32", "float64")),),
     ),
     Planted(
@@ -217,13 +213,13 @@ MISTAKES = (
     Planted(
         name="mask-added-twice",
         reason="The format's lowest number is added to what is masked already: −inf, and NaN where all are.",
-        gradient=_of(_mask_added_twice),
+        gradient=with_softmax(_mask_added_twice),
         signs=(Sign(case="masked-finfo-min-all"),),
     ),
     Planted(
         name="stops-at-mask",
         reason="The first −inf is taken for the end of the row: right where masks stand at the end, and only there.",
-        gradient=_of(_stops_at_mask),
+        gradient=with_softmax(_stops_at_mask),
         watched=True,
         signs=(Sign(case="softcap-padding", by="order"), Sign(case="masked-some")),
     ),
@@ -234,8 +230,8 @@ SOUND = (
     Planted(name="compensated", reason="The true class as minus the sum of the others.", gradient=compensated.gradient),
     Planted(name="log-softmax", reason="exp((l − max) − log S) − y.", gradient=log_softmax.gradient),
     Planted(name="wide", reason="In the next wider format, rounded once.", gradient=wide.gradient),
-    Planted(name="reciprocal", reason="exp(l − max)·(1/S) − y.", gradient=_of(_reciprocal)),
-    Planted(name="exp2", reason="2^((l − max)·log2 e), as GPUs compute it.", gradient=_of(_exp2)),
+    Planted(name="reciprocal", reason="exp(l − max)·(1/S) − y.", gradient=with_softmax(_reciprocal)),
+    Planted(name="exp2", reason="2^((l − max)·log2 e), as GPUs compute it.", gradient=with_softmax(_exp2)),
     Planted(
         name="by-batch-of-one",
         reason="Every row by itself: no row may know of another.",

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradcheck import closed_form
 from gradcheck.formats import Array, Float64, Format, named
-from gradcheck.mistakes import Planted, Sign
+from gradcheck.mistakes import Planted, Sign, with_softmax
 
 _BLOCK = 128
 _LANES = 32
@@ -92,42 +92,38 @@ def _padding_let_in(logits: Array, fmt: Format) -> Array:
     return _corrected(logits, fmt, padding * np.exp(np.minimum(-wide.max(axis=1, keepdims=True), 700.0)))
 
 
-def _of(softmax: closed_form.Softmax) -> closed_form.Gradient:
-    return lambda problem: closed_form.gradient(problem, softmax)
-
-
 _HALF, _FINE = ("float16", "bfloat16"), ("float32", "float64")
 
 MISTAKES = (
     Planted(
         name="sum-in-half",
         reason="The sum is made in the half format itself: it stops growing, or overflows.",
-        gradient=_of(_in_itself),
+        gradient=with_softmax(_in_itself),
         signs=(Sign(case="equal-70000", formats=_HALF),),
     ),
     Planted(
         name="sum-in-one-accumulator",
         reason="One float32 accumulator for 150,000 terms: every addition rounds.",
-        gradient=_of(_one_accumulator),
+        gradient=with_softmax(_one_accumulator),
         signs=(Sign(case="vocabulary-crowd", formats=("float32",)),),
     ),
     Planted(
         name="count-in-half",
         reason="The number of classes is converted to float16, and is inf from 65,520 on.",
-        gradient=_of(_counted),
+        gradient=with_softmax(_counted),
         signs=(Sign(case="equal-65536", formats=("float16",)),),
         sources=("jax-ml/jax#40409",),
     ),
     Planted(
         name="stale-rescale",
         reason="Online softmax that does not rescale its sum when the last block raises the maximum.",
-        gradient=_of(lambda logits, fmt: _online(logits, fmt, rescaled=False)),
+        gradient=with_softmax(lambda logits, fmt: _online(logits, fmt, rescaled=False)),
         signs=(Sign(case="order-last-block"), Sign(case="order-range-800")),
     ),
     Planted(
         name="maximum-from-zero",
         reason="A running maximum that starts at 0, not at −inf: rows that lie low underflow.",
-        gradient=_of(lambda logits, fmt: _online(logits, fmt, start=0.0)),
+        gradient=with_softmax(lambda logits, fmt: _online(logits, fmt, start=0.0)),
         signs=(
             Sign(case="offset-minus-1e3"),
             Sign(case="underflow-beyond", formats=("bfloat16", "float32", "float64")),
@@ -136,30 +132,30 @@ MISTAKES = (
     Planted(
         name="masked-block",
         reason="A running maximum of −inf is subtracted from itself where the first block is all masked.",
-        gradient=_of(lambda logits, fmt: _online(logits, fmt, guarded=False)),
+        gradient=with_softmax(lambda logits, fmt: _online(logits, fmt, guarded=False)),
         signs=(Sign(case="masked-first-block"), Sign(case="masked-first-block", by="nonfinite")),
     ),
     Planted(
         name="tail-left-out",
         reason="The last block is left out of the sum where it is not full.",
-        gradient=_of(lambda logits, fmt: _online(logits, fmt, tail=False)),
+        gradient=with_softmax(lambda logits, fmt: _online(logits, fmt, tail=False)),
         signs=(Sign(case="order-dominant-last"), Sign(case="vocabulary-last-dominates")),
     ),
     Planted(
         name="class-left-out",
         reason="The last class is left out of the sum: among 50,257 in float32 only the row's sum shows it.",
-        gradient=_of(_last_class_left_out),
+        gradient=with_softmax(_last_class_left_out),
         signs=(Sign(case="plain-3"), Sign(case="vocabulary-50257", by="total", formats=_FINE)),
     ),
     Planted(
         name="padding-let-in",
         reason="Padding to a multiple of 128 is summed with the classes: in a long row only its sum shows it.",
-        gradient=_of(_padding_let_in),
+        gradient=with_softmax(_padding_let_in),
         signs=(Sign(case="equal-2"), Sign(case="vocabulary-50257", by="total", formats=_FINE)),
     ),
 )
 
 SOUND = (
-    Planted(name="online", reason="Blocks of 128 with a running maximum.", gradient=_of(_online)),
-    Planted(name="lanes", reason="32 lanes, as a warp sums.", gradient=_of(_lanes)),
+    Planted(name="online", reason="Blocks of 128 with a running maximum.", gradient=with_softmax(_online)),
+    Planted(name="lanes", reason="32 lanes, as a warp sums.", gradient=with_softmax(_lanes)),
 )
