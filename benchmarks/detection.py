@@ -47,6 +47,40 @@ RIGHT = "correctly-rounded"
 """The sound variant that every checker should let pass."""
 
 
+_PAGE = """\
+# Which checkers notice which mistakes
+
+Made by `python benchmarks/detection.py --output docs/detection.md` with Python {python},
+{versions}.{missing}
+
+Each of the {mistakes} mistakes that `gradcheck selftest` plants is given to each checker, at its defaults, at the cases
+of the catalogue that show it. Mistakes and cases are gradcheck's own choice, and many are there because they are hard:
+read which kinds of mistakes a checker can see, not how often it would see one.
+
+Peers get the case's logits and its loss in float64, and the mistake's gradient as the backward pass. A mistake that
+brings a loss of its own, writes to its input or answers otherwise the next time is given as that code, not as its
+answer. The case is in float64 wherever the mistake shows there, else in a narrower format: its gradient is then rounded
+more coarsely than peers expect.
+
+Two peers give no verdict, and one had to be chosen for them. scipy returns a norm: it passes here up to {scipy_most},
+which the noise of forward differences alone exceeds on some ordinary batches; a looser limit rejects fewer right
+gradients, and sees fewer subtle mistakes. What numdifftools returns is compared by the defaults of numpy.allclose (rtol
+1e-5, atol 1e-8). jax, autograd and torch's fast mode check one random direction in place of all components: what they
+see depends on it, too. Seeds are fixed.
+
+- *caught*: the mistake is rejected, or something is raised, where the right gradient passes. One case is enough;
+  (1 of 2) says that it was not all of them.
+- *missed*: it passes, as the right gradient does.
+- *rejects all*: the right gradient, correctly rounded, is rejected there too: nothing was noticed. The last column
+  counts such cases, of those with an answer.
+- *too slow*: no answer within {seconds} s, on the machine at hand. Before it rejects, torch's fast mode does the slow
+  check, too.
+
+A mistake with several cases counts as the first of these that holds at any of them.
+
+"""
+
+
 class TooSlowError(Exception):
     """A checker has had its time."""
 
@@ -371,10 +405,8 @@ def verify(question: Question) -> None:
         return  # there is no such loss
     with np.errstate(all="ignore"):
         found = question.loss(question.logits)
-    known = (
-        outcome.loss if outcome.loss is None or isinstance(outcome.loss, float) else float(to_fraction(outcome.loss))
-    )
-    if known is None or not np.isclose(found, known, rtol=1e-12, atol=1e-12, equal_nan=True):
+    known = outcome.loss if isinstance(outcome.loss, float) else float(to_fraction(outcome.loss))
+    if not np.isclose(found, known, rtol=1e-12, atol=1e-12, equal_nan=True):
         sys.exit(f"{question.case.name}: the loss is {known}, peers would get {found}")
 
 
@@ -382,41 +414,16 @@ def page(trial: Trial, found: dict[str, dict[str, list[Cell]]], missing: Sequenc
     """The results in Markdown."""
     checkers = trial.checkers
     packages = dict.fromkeys(["numpy", *(one.package for one in checkers if one.package != "gradcheck")])
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
-    lines = [
-        "# Which checkers notice which mistakes",
-        "",
-        f"Made by `python benchmarks/detection.py --output docs/detection.md`; Python {platform.python_version()}, "
-        f"{versions}.",
-        *(f"Not installed, and left out: {', '.join(missing)}." for _ in missing[:1]),
-        "",
-        f"Each of the {len(found)} mistakes that `gradcheck selftest` plants is given to each checker, at its defaults, "
-        "at the cases of the catalogue that show it. Mistakes and cases are gradcheck's own choice, and many are there "
-        "because they are hard: read which kinds of mistakes a checker can see, not how often it would see one.",
-        "",
-        "Peers get the case's logits and its loss in float64, and the mistake's gradient as the backward pass. A mistake "
-        "that brings a loss of its own, writes to its input or answers otherwise the next time is given as that code, "
-        "not as its answer. The case is in float64 wherever the mistake shows there, else in a narrower format: its "
-        "gradient is then rounded more coarsely than peers expect.",
-        "",
-        "Two peers give no verdict, and one had to be chosen for them. scipy returns a norm: it passes here up to "
-        f"{SCIPY_MOST:g}, which the noise of forward differences alone exceeds at some ordinary batches; a looser limit "
-        "rejects fewer right gradients, and catches fewer subtle mistakes. What numdifftools returns is compared by the "
-        "defaults of numpy.allclose (rtol 1e-5, atol 1e-8). jax, autograd and torch's fast mode check one random "
-        "direction in place of all components: what they see depends on it, too. Seeds are fixed.",
-        "",
-        "- *caught*: the mistake is rejected, or something is raised, where the right gradient passes. One case is "
-        "enough; (1 of 2) says that it was not all of them.",
-        "- *missed*: it passes, as the right gradient does.",
-        "- *rejects all*: the right gradient, correctly rounded, is rejected there too. Nothing was noticed.",
-        f"- *too slow*: no answer within {SECONDS} s, on the machine at hand. torch's fast mode does the slow check, too, "
-        "before it rejects.",
-        "",
-        "The last column counts the cases with an answer at which the right gradient is rejected.",
-        "",
-        "| column | checker | caught | missed | rejects all | too slow | right gradient rejected |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
+    made = _PAGE.format(
+        python=platform.python_version(),
+        versions=", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages),
+        missing=f" Not installed, and left out: {', '.join(missing)}." if missing else "",
+        mistakes=len(found),
+        scipy_most=f"{SCIPY_MOST:g}",
+        seconds=SECONDS,
+    )
+    columns = ("column", "checker", *map(str, Cell), "right gradient rejected")
+    lines = [f"| {' | '.join(columns)} |", "|---|---|" + "---:|" * (len(columns) - 2)]
     for checker in checkers:
         best = [min(cells[checker.name]) for cells in found.values()]
         counts = " | ".join(str(best.count(cell)) for cell in Cell)
@@ -425,7 +432,7 @@ def page(trial: Trial, found: dict[str, dict[str, list[Cell]]], missing: Sequenc
     lines += ["", f"| mistake | {' | '.join(checker.name for checker in checkers)} |", "|---|" + "---|" * len(checkers)]
     for name, cells in found.items():
         lines.append(f"| {name} | {' | '.join(_merged(cells[checker.name]) for checker in checkers)} |")
-    return "\n".join(lines) + "\n"
+    return made + "\n".join(lines) + "\n"
 
 
 def _merged(cells: Sequence[Cell]) -> str:

@@ -223,23 +223,27 @@ def _total(exact: ExactGradient, candidate: Float64, *, flush: bool) -> float | 
     Explained is 4·√Σ(rounding of component i)², where components that share a logit share their rounding, too, so
     that theirs add up before they are squared; and s·A·((16 + n/128)·u_acc + 2u·ln S₀) + the error of W, which all
     probabilities have in common: n equal terms of S round alike wherever they are added up, here in 128 lanes. Σg is
-    2sζ·lse/T. A softcap weighs the components by f', which leaves no known sum.
+    2sζ·lse/T. A softcap weighs the components by f', which leaves no known sum. Where flushed subnormals are accepted,
+    all of them are explained, too.
     """
     fmt = exact.values.format
     u, worst = fmt.unit_roundoff, None
-    smallest = fmt.smallest_normal if flush else fmt.smallest_subnormal
     for n, e in enumerate(exact.estimates):
         if e is None or e.row.softcap is not None or not np.isfinite(candidate[n]).all():
             continue
         due = 2 * e.scale * e.zeta * (e.largest + e.log_sum) / e.temperature if e.zeta else 0.0
         rounding = e.p * e.weight * u * softmax_roundings(e, u) + 4 * u * np.abs(e.q) + 2 * u * np.abs(e.inner)
-        shared = e.row.counts * np.maximum(e.scale * e.slope * rounding, smallest)
+        shared = e.row.counts * np.maximum(e.scale * e.slope * rounding, fmt.smallest_subnormal)
         logits = e.row.logits
         group = np.cumsum(np.append(False, logits[1:] != logits[:-1]))  # pairs are sorted
         apart = 4 * math.hypot(*np.bincount(group, shared).tolist())  # the square of a subnormal number is 0
         alike = float(np.bincount(group, e.row.counts).max()) / _LANES
         common = e.weight * ((16 + alike) * summing_roundoff(fmt) + 2 * u * e.log_sum) + label_sum_error(e, fmt)
         allowed = apart + e.scale / e.temperature * common
+        if flush:
+            # what is flushed is lost in one direction
+            size = np.abs(e.gradient)
+            allowed += float(e.row.counts @ np.where(size < fmt.smallest_normal, size, 0.0))
         try:
             off = abs(math.fsum(candidate[n].tolist()) - due)
         except OverflowError:
