@@ -63,10 +63,9 @@ answer. The case is in float64 wherever the mistake shows there, else in a narro
 more coarsely than peers expect.
 
 Two peers give no verdict, and one had to be chosen for them. scipy returns a norm: it passes here up to {scipy_most},
-the power of ten at which most is caught; at a tenth of it the noise of forward differences alone is rejected on ordinary
-batches. What numdifftools returns is compared by the defaults of numpy.allclose (rtol
-1e-5, atol 1e-8). jax, autograd and torch's fast mode check one random direction in place of all components: what they
-see depends on it, too. Seeds are fixed.
+the power of ten at which most is caught; at a tenth of it the noise of forward differences fails ordinary batches. What
+numdifftools returns is compared by the defaults of numpy.allclose (rtol 1e-5, atol 1e-8). jax, autograd and torch's
+fast mode check one random direction in place of all components: what they see depends on it, too. Seeds are fixed.
 
 - *caught*: the mistake is rejected, or something is raised, where the right gradient passes. One case is enough;
   (1 of 2) says that it was not all of them.
