@@ -52,10 +52,11 @@ int main(int count, char **words) {
     float *logits = read_npy(words[1], sizeof(float), &rows, &classes);
     int64_t *labels = read_npy(words[2], sizeof(int64_t), &rows, &one);
     for (long n = 0; n < rows; n++) {
-        float *row = logits + n * classes, largest = row[0], total = 0;
+        float *row = logits + n * classes, largest = row[0];
+        double total = 0; /* in float, each of thousands of additions would round */
         for (long i = 1; i < classes; i++) if (row[i] > largest) largest = row[i];
         for (long i = 0; i < classes; i++) total += row[i] = expf(row[i] - largest);
-        for (long i = 0; i < classes; i++) row[i] = row[i] / total - (labels[n] == i);
+        for (long i = 0; i < classes; i++) row[i] = (float)(row[i] / total) - (labels[n] == i);
     }
     write_npy(words[3], logits, rows, classes);
     return 0;

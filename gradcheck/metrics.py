@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -216,9 +217,25 @@ _LANES = 128
 """Accumulators among which a sound sum deals out its terms."""
 
 
-@np.errstate(all="ignore")
 def _total(exact: ExactGradient, candidate: Float64, *, flush: bool) -> float | None:
-    """The largest |Σc − Σg| of a row, over what rounding explains; None where no row has a known sum.
+    """The largest |Σc − Σg| of a row, over what rounding explains; None where no row has a known sum."""
+    worst = None
+    for n, due, allowed in _sums(exact, flush):
+        if not np.isfinite(candidate[n]).all():
+            continue
+        try:
+            off = abs(math.fsum(candidate[n].tolist()) - due)
+        except OverflowError:
+            off = math.inf
+        ratio = off / allowed if allowed else math.inf if off else 0.0
+        worst = ratio if worst is None else max(worst, ratio)
+    return worst
+
+
+@lru_cache(maxsize=4)
+@np.errstate(all="ignore")
+def _sums(exact: ExactGradient, flush: bool) -> tuple[tuple[int, float, float], ...]:
+    """Of each row that has a known sum its number, Σg, and what rounding explains.
 
     Explained is 4·√Σ(rounding of component i)², where components that share a logit share their rounding, too, so
     that theirs add up before they are squared; and s·A·((16 + n/128)·u_acc + 2u·ln S₀) + the error of W, which all
@@ -226,10 +243,10 @@ def _total(exact: ExactGradient, candidate: Float64, *, flush: bool) -> float | 
     2sζ·lse/T. A softcap weighs the components by f', which leaves no known sum. Where flushed subnormals are accepted,
     all of them are explained, too.
     """
-    fmt = exact.values.format
-    u, worst = fmt.unit_roundoff, None
+    fmt, found = exact.values.format, []
+    u = fmt.unit_roundoff
     for n, e in enumerate(exact.estimates):
-        if e is None or e.row.softcap is not None or not np.isfinite(candidate[n]).all():
+        if e is None or e.row.softcap is not None:
             continue
         due = 2 * e.scale * e.zeta * (e.largest + e.log_sum) / e.temperature if e.zeta else 0.0
         rounding = e.p * e.weight * u * softmax_roundings(e, u) + 4 * u * np.abs(e.q) + 2 * u * np.abs(e.inner)
@@ -244,10 +261,5 @@ def _total(exact: ExactGradient, candidate: Float64, *, flush: bool) -> float | 
             # what is flushed is lost in one direction
             size = np.abs(e.gradient)
             allowed += float(e.row.counts @ np.where(size < fmt.smallest_normal, size, 0.0))
-        try:
-            off = abs(math.fsum(candidate[n].tolist()) - due)
-        except OverflowError:
-            off = math.inf
-        ratio = off / allowed if allowed else math.inf if off else 0.0
-        worst = ratio if worst is None else max(worst, ratio)
-    return worst
+        found.append((n, due, allowed))
+    return tuple(found)

@@ -47,12 +47,17 @@ def run(
         on_case: called after each case in each format, for whoever shows progress.
     """
     for fmt in kinds:
-        trial = _Trial(planted, fmt)
-        for case in trial.needed(cases):
-            trial.add(case, everywhere=case in cases)
-            on_case()
+        trial, interrupted = _Trial(planted, fmt), False
+        try:
+            for case in trial.needed(cases):
+                trial.add(case, everywhere=case in cases)
+                on_case()
+        except KeyboardInterrupt:
+            interrupted = True
         for one in planted:
-            yield from trial.results(one)
+            yield from trial.results(one, partly=interrupted)
+        if interrupted:
+            raise KeyboardInterrupt
 
 
 def steps(planted: Sequence[Planted], kinds: Sequence[Format], cases: Sequence[Case]) -> int:
@@ -116,8 +121,8 @@ class _Trial:
         for result in results:
             self._found[result.candidate, case, rule] = result.outcome
 
-    def results(self, one: Planted) -> Iterator[Result]:
-        """What is to be said of a mistake, sign by sign, or of a sound variant."""
+    def results(self, one: Planted, *, partly: bool = False) -> Iterator[Result]:
+        """What is to be said of a mistake, sign by sign, or of a sound variant; of a part, what has been tried."""
         under_stable = {
             case: outcome
             for (name, case, rule), outcome in self._found.items()
@@ -126,6 +131,8 @@ class _Trial:
         if one.signs:
             caught = tuple(case for case, outcome in under_stable.items() if outcome.verdict is Verdict.FAIL)
             for sign in _signs(one, self._format):
+                if partly and (one.name, sign.case, _rule(sign)) not in self._found:
+                    continue
                 yield self._result(one, sign.case, self._tried(one, sign, caught, len(under_stable)))
         elif under_stable:
             alarms = {case: outcome for case, outcome in under_stable.items() if _held_against(outcome)}
@@ -133,8 +140,7 @@ class _Trial:
             yield self._result(one, shown, _sound(under_stable[shown], tuple(alarms), len(under_stable)))
 
     def _tried(self, one: Planted, sign: Sign, caught: tuple[str, ...], cases: int) -> Tried:
-        rule = str(_STABLE) if sign.by in FLAGS else sign.by
-        outcome = self._found.get((one.name, sign.case, rule))
+        outcome = self._found.get((one.name, sign.case, _rule(sign)))
         judged, why = (outcome, "") if isinstance(outcome, Judged) else (None, _why(outcome, sign.case))
         shown = judged is not None and (FLAGS[sign.by][1](judged) if sign.by in FLAGS else bool(judged.decision.failed))
         return Tried(by=sign.by, shown=shown, judged=judged, caught=caught, cases=cases, why=why)
@@ -157,6 +163,11 @@ class _Trial:
 
 def _signs(one: Planted, fmt: Format) -> list[Sign]:
     return [sign for sign in one.signs if fmt.name in sign.formats]
+
+
+def _rule(sign: Sign) -> str:
+    """The tolerance that is judged by where a sign is looked for."""
+    return str(_STABLE) if sign.by in FLAGS else sign.by
 
 
 def _sound(outcome: Outcome, alarms: tuple[str, ...], cases: int) -> Tried:

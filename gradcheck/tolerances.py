@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -178,6 +179,8 @@ NAMES = {
 """The tolerances, as a user writes them."""
 
 
+_REMEMBERED = 4
+"""Bounds that are kept: of one exact gradient, many candidates are judged by them."""
 _FARTHEST = 600.0
 """Exponents whose exp, divided by any u, float64 still holds."""
 
@@ -231,6 +234,7 @@ def _sizes(values: Values) -> tuple[Float64, Float64]:
     return np.maximum(values.size - values.uncertainty, 0.0), values.size + values.uncertainty
 
 
+@lru_cache(maxsize=_REMEMBERED)
 @np.errstate(all="ignore")
 def stable_bound(exact: ExactGradient, *, flush: bool = False) -> Float64:
     """B of every component in the exact values' units, (N, k); 0 in ignored and undefined rows.
@@ -245,11 +249,15 @@ def stable_bound(exact: ExactGradient, *, flush: bool = False) -> Float64:
 
     Args:
         flush: whether flushed subnormals are accepted: λ is then the smallest normal value.
+
+    Returns:
+        A read-only array: it is kept for the next candidate.
     """
     bound = np.zeros(exact.values.high.shape)
     for n, estimates in enumerate(exact.estimates):
         if estimates is not None:
             bound[n] = _bound(estimates, exact.of_pairs(n), flush)[estimates.row.inverse]
+    bound.flags.writeable = False
     return bound
 
 

@@ -96,6 +96,15 @@ def test_the_catalogues_page_names_every_thread_and_nothing_that_is_not_there() 
     assert set(tags) == set(catalogue.tags())
 
 
+def test_counts_are_true() -> None:
+    readme, page, changes = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/catalogue.md", "CHANGELOG.md")
+    )
+    assert f"plants {len(mistakes.mistakes())} known mistakes" in readme
+    assert f"{len(mistakes.mistakes())} mistakes on more than 100 cases" in page
+    assert f"A catalogue of {len(catalogue.cases())} extreme cases" in changes
+
+
 def test_the_detection_matrix_has_every_mistake() -> None:
     text = (ROOT / "docs" / "detection.md").read_text(encoding="utf-8")
     assert [name for name in mistakes.mistakes() if f"| `{name}` |" not in text and f"| {name} |" not in text] == []

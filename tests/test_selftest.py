@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradcheck import catalogue, checking, metrics, mistakes, observing, selftest, tolerances
+from gradcheck import catalogue, checking, metrics, mistakes, observing, reference, selftest, tolerances
 from gradcheck.candidates import _function
 from gradcheck.formats import FORMATS, Format
 from gradcheck.mistakes import Planted, Sign
+from gradcheck.reference import Settings
 from gradcheck.results import Result, Tried, Verdict
 from gradcheck.selftest import FLAGS
 from gradcheck.tolerances import Limits
@@ -164,7 +165,7 @@ def test_a_mistake_that_is_none_escapes_and_a_wrong_variant_is_flagged() -> None
     assert [result.verdict for result in found.values()] == [Verdict.FAIL] * 4
     alarm = next(result.outcome for (name, _, _), result in found.items() if name == "wrong")
     assert isinstance(alarm, Tried)
-    assert alarm.caught == ("plain-3", "plain-10", "plain-1000", "plain-mean")
+    assert alarm.caught == ("plain-3", "plain-10", "plain-1000", "plain-300-rows", "plain-mean")
 
 
 def test_a_sum_that_is_off_is_held_against_a_sound_variant() -> None:
@@ -194,8 +195,8 @@ def test_the_command_exits_1_where_one_escapes(program: Program, monkeypatch: py
     monkeypatch.setattr(mistakes, "select", lambda globs: [right, wrong])
     ran = program("selftest", "--dtype", "float64", "--case", "plain-*")
     assert ran.code == 1
-    assert "escaped plain-3 float64 right: not shown by stable: row " in ran.out
-    assert "false alarm plain-1000 float64 wrong: a false alarm on 4 cases" in ran.out
+    assert "escaped plain-3 float64 right stable: not shown by stable: row " in ran.out
+    assert "float64 wrong sound: a false alarm on 5 cases" in ran.out
     assert "again: gradcheck selftest --mistake right --dtype float64 --case 'plain-*' --verbose" in ran.out
     assert ran.out.splitlines()[-1] == "1 mistake: 1 escaped; 1 sound variant: 1 flagged (float64)"
 
@@ -233,3 +234,73 @@ def test_unknown_mistakes_are_an_error(program: Program) -> None:
     ran = program("selftest", "--mistake", "zeroes")
     assert ran.code == 2
     assert "did you mean 'zeros'" in ran.err
+
+
+# --- what is planted ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fmt", EVERY_FORMAT, ids=str)
+def test_correctly_rounded_is_correctly_rounded(fmt: Format) -> None:
+    """Against the format's own rounding of the exact value, on every small case."""
+    right, compared = SOUND["correctly-rounded"].gradient, 0
+    assert right is not None
+    for case in catalogue.select():
+        problem = case.problem(fmt)
+        if problem is None or problem.rows * problem.classes > 64:
+            continue
+        exact = reference.compute(problem, fmt, Settings())
+        gradient = right(problem)
+        for row, cls in np.argwhere(exact.judged & exact.values.resolved).tolist():
+            compared += 1
+            # float64's units end at 2^-600: what lies below is rounded by float64 itself
+            if exact.values.ulp_log2[row, cls] >= -600:
+                assert gradient[row, cls] == fmt.round(exact.exact(row, cls)), (case.name, row, cls)
+    assert compared > 600
+
+
+def test_an_interrupted_run_tells_what_was_finished(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = reference.compute
+    calls = []
+
+    def compute(problem: Any, *arguments: Any, **options: Any) -> Any:
+        calls.append(problem)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return made(problem, *arguments, **options)
+
+    monkeypatch.setattr(reference, "compute", compute)
+    ran = program("selftest", "--mistake", "sign", "--mistake", "transposed", "--dtype", "float32", "--case", "plain-*")
+    assert ran.code == 130
+    assert [line.split()[:3] for line in ran.out.splitlines()[1:4]] == [
+        ["transposed", "stable", "plain-10"],
+        ["sign", "stable", "plain-3"],
+        ["sign", "wrong-sign", "plain-3"],
+    ]
+    assert ran.out.splitlines()[-1].startswith(
+        "2 mistakes: all caught" if "transposed" in ran.out else "1 mistake: all"
+    )
+    assert "interrupted before the end" in ran.out
+
+
+def test_a_mistake_that_does_not_claim_the_format_says_so(program: Program) -> None:
+    ran = program("selftest", "--mistake", "narrow", "--dtype", "float16", "--case", "plain-3")
+    assert ran.code == 2
+    assert "note: narrow shows in float32, float64 alone" in ran.out
+    assert "caught" not in ran.out
+
+
+def test_rows_that_cannot_be_told_apart_are_one(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    ran = program("selftest", "--mistake", "zeros", "--case", "plain-3", "--dtype", "float32", "--format", "table")
+    assert sum(line.startswith("zeros") for line in ran.out.splitlines()) == 1
+
+
+def test_reports_name_what_shows_a_mistake(program: Program) -> None:
+    words = ["selftest", "--mistake", "sign", "--dtype", "float32", "--case", "plain-3", "--format"]
+    header, *lines = program(*words, "csv").out.splitlines()
+    place = header.split(",").index("tried_by")
+    assert [line.split(",")[place] for line in lines] == ["stable", "wrong-sign"]
+    junit = program(*words, "junit").out
+    assert 'name="float32 sign stable"' in junit
+    assert 'name="float32 sign wrong-sign"' in junit
+    assert "1 mistake: all caught" in program(*words, "github").out

@@ -107,7 +107,8 @@ def tags() -> dict[str, int]:
 def select(globs: Iterable[str] = (), tagged: Iterable[str] = ()) -> list[Case]:
     """The cases whose names match any of the shell-style patterns and that carry any of the tags, in catalogue order.
 
-    Without patterns every name will do, without tags every tag but `large`: such a case must be asked for.
+    Without patterns every name will do, without tags every tag. A case that is tagged `large` must be asked for: by its
+    name, by that tag, or by a tag that only large cases carry.
 
     Raises:
         UnknownNameError: for a pattern that matches nothing, or a tag that no case carries.
@@ -123,12 +124,12 @@ def select(globs: Iterable[str] = (), tagged: Iterable[str] = ()) -> list[Case]:
             raise UnknownNameError("tag", tag, tags())
 
     def chosen(case: Case) -> bool:
-        if not patterns and LARGE in case.tags and LARGE not in wanted:
-            return False
         named = not patterns or any(fnmatch.fnmatchcase(case.name, pattern) for pattern in patterns)
         return named and (not wanted or any(tag in case.tags for tag in wanted))
 
     found = [case for case in known.values() if chosen(case)]
+    if not patterns and LARGE not in wanted:
+        found = [case for case in found if LARGE not in case.tags] or found
     if not found:
         raise UsageError(f"no case is both named {' or '.join(patterns)} and tagged {' or '.join(wanted)}")
     return found

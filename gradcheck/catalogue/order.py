@@ -29,6 +29,13 @@ def _last_block(fmt: Format) -> tuple[Logits, Labels]:
     return np.stack([row, row[::-1]]), [100, 2047]
 
 
+def _late(fmt: Format) -> tuple[Logits, Labels]:
+    # 40,000 is no multiple of 128: a block of any size up to 2^15 ends with a part of a block
+    row = np.round(np.random.default_rng(11).normal(size=40_000) * 16) / 16
+    row[-64:] += 9.0
+    return row[None, :], [39_990]
+
+
 def _dominant_last(fmt: Format) -> tuple[Logits, Labels]:
     row = np.round(np.random.default_rng(7).normal(size=1000) * 2 * 16) / 16
     row[-1] = 14.0
@@ -52,6 +59,11 @@ CASES = (
         reason="2,048 classes whose maximum stands in the last block of 128, and the row reversed: "
         "online softmax must rescale what it has summed.",
         make=_last_block,
+    ),
+    Case(
+        name="order-late-40000",
+        reason="40,000 classes whose last 64 hold nine tenths of the probability, the label, past 2^15, among them.",
+        make=_late,
     ),
     Case(
         name="order-range-800",

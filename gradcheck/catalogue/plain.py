@@ -35,6 +35,12 @@ CASES = (
         make=lambda fmt: _normal(2, 1000, 4.0, 2),
     ),
     Case(
+        name="plain-300-rows",
+        reason="Three hundred rows: a grid that stops early, and a divisor that a half format cannot count.",
+        make=lambda fmt: _normal(300, 4, 2.0, 10),
+        loss=("reduction=mean",),
+    ),
+    Case(
         name="plain-mean",
         reason="The mean over seven rows: 1/7 is no power of two, and dividing twice or not at all shows.",
         make=lambda fmt: _normal(7, 5, 2.0, 3),

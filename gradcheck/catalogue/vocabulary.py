@@ -2,7 +2,7 @@
 
     S = Σ exp(l_j − max l) over 32,000 to 151,936 classes
 
-One float32 accumulator over 150,000 terms errs by 1e-3; blocks, lanes or pairs do not. A kernel pads the row to a
+One float32 accumulator over 150,000 terms errs by up to 1e-3; blocks, lanes or pairs do not. A kernel pads the row to a
 multiple of its block: what it leaves out of S, or lets in, changes no component by more than rounding explains, but all
 of them alike, and the row's sum, which is 0, tells.
 """

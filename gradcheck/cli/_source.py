@@ -98,8 +98,11 @@ def load_each(
     held = [one for one in one_by_one if len(one_by_one) == 1 or _held(one)]
     if not held:
         raise UsageError(f"none of these cases has logits that {source.dtype} can hold")
+    left = [case.name for case, one in zip(selected, one_by_one, strict=False) if one not in held]
+    said = [f"left out, because their logits do not fit into the format: {', '.join(left)}"] if left else []
     for one in held:
         name, problem, _, notes = load(logits, one, None, seeded=seeded)
+        notes, said = [*said, *notes], []
         rows = chosen_rows(one, problem)
         if rows is not None:
             notes.append(part_note(rows))

@@ -85,7 +85,7 @@ def _listed(topic: str, entries: dict[str, str]) -> str:
 
 
 def _explained(name: str, topics: dict[str, dict[str, str]]) -> str:
-    from gradcheck import candidates, catalogue, losses, reference
+    from gradcheck import candidates, catalogue, losses, mistakes, reference
 
     case = catalogue.cases().get(name)
     if case is not None:
@@ -106,6 +106,11 @@ def _explained(name: str, topics: dict[str, dict[str, str]]) -> str:
         found += ["", reference.story()]
     if name in topics["steps"]:
         found.append(f"gradcheck derive --case plain-3 --show {name} shows it.")
+    if name in topics["tags"]:
+        found += ["", *_tagged(name)]
+    if name in topics["signs"]:
+        shown = [one for one in mistakes.mistakes().values() if any(sign.by == name for sign in one.signs)]
+        found += [f"  {one.name}: {one.reason}" for one in shown]
     if name in topics["mistakes"] or name in topics["sound"]:
         found.append(_mistake(name))
     return "\n".join(found).rstrip("\n")
@@ -131,6 +136,15 @@ def _case(case: Case) -> str:
     planted = [result for result in selftest.run(shows, list(problems), [case]) if result.case == case.name]
     exact = reference.compute(problem, fmt, reference.Settings())
     return _explained.case_page(case, catalogue.story(case), exact, problem, checked, planted)
+
+
+def _tagged(tag: str) -> list[str]:
+    """The cases that carry a tag, after the story of a phenomenon."""
+    from gradcheck import catalogue
+
+    cases = [case for case in catalogue.cases().values() if tag in case.tags]
+    told = [catalogue.story(cases[0]), ""] if cases[0].phenomenon == tag else []
+    return [*told, *(f"  {case.name}: {case.reason}" for case in cases)]
 
 
 def _mistake(name: str) -> str:

@@ -134,12 +134,14 @@ def schema() -> None:
 def _problems(logits: str | None, source: _options.Source, name: str | None) -> list[Recorded]:
     from pathlib import Path
 
-    from gradcheck import catalogue
+    from gradcheck import catalogue, text
     from gradcheck.cli import _source
     from gradcheck.fixtures import Recorded
 
     found = []
-    for case, problem, rows, _ in _source.load_each(logits, source):
+    for case, problem, rows, notes in _source.load_each(logits, source):
+        for note in notes:
+            typer.echo(f"note: {text.name(note)}", err=True)
         own = catalogue.cases().get(case) if source.case else None
         label = name or (case if own or source.generate else Path(case).name)
         part = problem if rows is None else problem.alone(rows)

@@ -35,6 +35,11 @@ def command(
     planted = mistakes.select(mistake or [])
     kinds = [formats.named(name) for name in dict.fromkeys(dtype or formats.FORMATS)]
     cases = catalogue.select(selection.case or [], selection.tag or [])
+    notes = [
+        f"{one.name} shows in {', '.join(one.formats)} alone"
+        for one in planted
+        if mistake and one.signs and not {fmt.name for fmt in kinds} & set(one.formats)
+    ]
 
     def results() -> Iterator[Result]:
         with _run.Ticker(selftest.steps(planted, kinds, cases), reporting) as tick:
@@ -46,4 +51,4 @@ def command(
 
     described = {"mistake": mistake, "dtype": [fmt.name for fmt in kinds]} | dataclasses.asdict(selection)
     rendering = _run.Rendering(names=report.names(), render=_selftest.render)
-    _run.finish(results(), described, reporting, rendering=rendering)
+    _run.finish(results(), described, reporting, notes, rendering)

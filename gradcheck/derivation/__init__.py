@@ -308,7 +308,7 @@ class Derivation:
         if (fmt.name, step.mean) not in self._references:
             self._references[fmt.name, step.mean] = reference.compute(self._problem(step), fmt, self._settings)
         exact = self._references[fmt.name, step.mean]
-        bound = stable_bound(exact, flush=self._flush)
+        bound = stable_bound(exact, flush=self._flush).copy()
         judged = np.ones(bound.shape, dtype=np.bool_)
         if step.attempt is not None:
             for n, columns in enumerate(self.columns):

@@ -67,6 +67,11 @@ class Planted:
     sources: tuple[str, ...] = ()
 
     @property
+    def formats(self) -> list[str]:
+        """The names of the formats in which it shows, in their order."""
+        return [name for name in EVERY if any(name in sign.formats for sign in self.signs)]
+
+    @property
     def candidate(self) -> Candidate:
         """It as a candidate like any other."""
         if self.function is not None:

@@ -27,11 +27,11 @@ def _exact(problem: Problem) -> Reference:
 def _rounded(problem: Problem) -> Array:
     """The exact gradient, correctly rounded."""
     values = _exact(problem).values
-    nearest = np.rint(values.high)
-    # the low part decides between two neighbours that high is midway between
-    tie = np.abs(values.high - np.trunc(values.high)) == 0.5
-    nearest = np.where(tie & (values.low != 0), np.trunc(values.high + np.sign(values.low) * 0.25 + 0.5), nearest)
-    in_ulps = np.where(values.unit_log2 == values.ulp_log2, nearest, values.high)
+    whole = np.rint(values.high)
+    rest = (values.high - whole) + values.low
+    # a tie goes to the even neighbour
+    step = np.where((np.abs(rest) == 0.5) & (whole % 2 == 1), np.sign(rest), np.rint(rest))
+    in_ulps = np.where(values.unit_log2 == values.ulp_log2, whole + step, values.high)
     return np.ldexp(in_ulps, values.unit_log2.astype(np.int32)).astype(problem.format.dtype)
 
 

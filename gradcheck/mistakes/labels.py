@@ -38,6 +38,16 @@ def _off_simplex(problem: Problem) -> Array:
     return closed_form.finish(problem, found, closed_form.minus_labels(found, shifted.softmax(found.z, fmt)), fmt)
 
 
+def _narrow(problem: Problem) -> Array:
+    labels = hard(problem).astype(np.int16)
+    found, fmt = closed_form.parts(problem, problem.format), problem.format
+    gradient = compensated.gradient(problem)
+    outside = problem.terms.kept & (labels != problem.labels)
+    alone = closed_form.finish(problem, found, shifted.softmax(found.z, fmt).astype(found.weight.dtype), fmt)
+    # a class that is none is never subtracted
+    return np.where(outside[:, None], alone, gradient)
+
+
 def _predicted(problem: Problem) -> Array:
     labels = hard(problem)
     with np.errstate(invalid="ignore"):
@@ -69,6 +79,12 @@ MISTAKES = (
         reason="The predicted class stands in for the label: the row is right where the model is.",
         gradient=_predicted,
         signs=(Sign(case="losing-gap-18"),),
+    ),
+    Planted(
+        name="labels-in-16-bits",
+        reason="Labels are kept in 16 bits: class 39,990 becomes class -25,546, which is none.",
+        gradient=_narrow,
+        signs=(Sign(case="order-late-40000"),),
     ),
     Planted(
         name="labels-off-simplex",

@@ -75,9 +75,9 @@ def _z_loss_unasked(problem: Problem) -> Array:
     return compensated.gradient(reweighed(problem, dataclasses.replace(terms, zeta=Fraction(1, 10_000))))
 
 
-def _z_part(problem: Problem, found: Parts) -> Array:
-    """2ζ·lse of each row, (N, 1)."""
-    return np.asarray(found.weight - _parts(without(problem, "z_loss")).weight)
+def _z_part(problem: Problem, found: Parts, rest: Problem | None = None) -> Array:
+    """2ζ·lse of each row, (N, 1); `rest` is the problem that `found` are the parts of, if it is another."""
+    return np.asarray(found.weight - _parts(without(rest or problem, "z_loss")).weight)
 
 
 def _z_loss_of_mean(problem: Problem) -> Array:
@@ -127,6 +127,39 @@ def _temperature_outside_forgotten(problem: Problem) -> Array:
     found, temperature = _parts(problem), float(problem.terms.temperature)
     slope = (found.slope.astype(np.float64) * temperature).astype(found.slope.dtype)
     return _finished(problem, dataclasses.replace(found, slope=slope))
+
+
+def _softcap_fixed(problem: Problem) -> Array:
+    terms = problem.terms
+    if terms.softcap is None:
+        return compensated.gradient(problem)
+    return compensated.gradient(reweighed(problem, dataclasses.replace(terms, softcap=Fraction(30))))
+
+
+def _softcap_after_temperature(problem: Problem) -> Array:
+    terms = problem.terms
+    if terms.softcap is None:
+        return compensated.gradient(problem)
+    # c·tanh(l/(cT)) is a cap of cT on l, divided by T
+    return compensated.gradient(
+        reweighed(problem, dataclasses.replace(terms, softcap=terms.softcap * terms.temperature))
+    )
+
+
+def _z_loss_uncapped(problem: Problem) -> Array:
+    found = _parts(problem)
+    if not problem.terms.zeta or problem.terms.softcap is None:
+        return compensated.gradient(problem)
+    uncapped = _z_part(problem, found=_parts(without(problem, "softcap")), rest=without(problem, "softcap"))
+    return _finished(problem, dataclasses.replace(found, weight=found.weight - _z_part(problem, found) + uncapped))
+
+
+def _weights_of_ignored_rows(problem: Problem) -> Array:
+    terms = problem.terms
+    if not terms.divisor or terms.weight is None or terms.hard is None:
+        return compensated.gradient(problem)
+    left = sum((Fraction(float(terms.weight[0])) for kept in terms.kept.tolist() if not kept), Fraction(0))
+    return compensated.gradient(reweighed(problem, dataclasses.replace(terms, divisor=terms.divisor + left)))
 
 
 _FINE = ("float32", "float64")
@@ -186,9 +219,13 @@ MISTAKES = (
     ),
     Planted(
         name="z-loss-unasked",
-        reason="A z-loss of 1e-4 that stays on when it is off: half formats round it away.",
+        reason="A z-loss of 1e-4 that stays on when it is off: at ordinary logits half formats round it away.",
         gradient=_z_loss_unasked,
-        signs=(Sign(case="plain-10", formats=_FINE), Sign(case="plain-10", by="total", formats=_FINE)),
+        signs=(
+            Sign(case="offset-plus-1e4"),
+            Sign(case="plain-10", formats=_FINE),
+            Sign(case="plain-10", by="total", formats=_FINE),
+        ),
         sources=("allenai/OLMo-core#702",),
     ),
     Planted(
@@ -224,6 +261,30 @@ MISTAKES = (
         # bfloat16 rounds what is capped so coarsely that this is within its bound
         signs=(Sign(case="softcap-padding", formats=("float16", *_FINE)),),
         sources=("unslothai/unsloth#10616",),
+    ),
+    Planted(
+        name="softcap-fixed",
+        reason="The cap is 30, whatever is asked for.",
+        gradient=_softcap_fixed,
+        signs=(Sign(case="softcap-plain", formats=("float16", *_FINE)),),
+    ),
+    Planted(
+        name="softcap-after-temperature",
+        reason="The logits are divided by T first, and capped afterwards.",
+        gradient=_softcap_after_temperature,
+        signs=(Sign(case="combined-softcap-temperature"),),
+    ),
+    Planted(
+        name="z-loss-uncapped",
+        reason="The z-loss is that of the logits before the cap.",
+        gradient=_z_loss_uncapped,
+        signs=(Sign(case="combined-softcap-z-loss"),),
+    ),
+    Planted(
+        name="weights-of-ignored-rows",
+        reason="The mean's divisor counts ignored rows, by the weight of class 0.",
+        gradient=_weights_of_ignored_rows,
+        signs=(Sign(case="combined-weight-ignored"),),
     ),
     Planted(
         name="softcap-slope-cancelled",

@@ -12,6 +12,10 @@ from gradcheck.formats import Array
 from gradcheck.mistakes import Planted, Sign, altered, hard
 from gradcheck.problem import Problem
 
+_ROWS = 16
+_LAST_COUNT = 256
+"""Where adding 1 in bfloat16 stops."""
+
 
 def _not_zeroed(problem: Problem) -> Array:
     labels, kept = hard(problem), problem.terms.kept
@@ -26,6 +30,20 @@ def _times_zero(problem: Problem) -> Array:
     found, fmt = compensated.gradient(problem), problem.format
     p = shifted.softmax(closed_form.parts(problem, fmt).z, fmt)
     return np.where(problem.terms.kept[:, None], found, p * fmt.dtype.type(0))
+
+
+def _unwritten(problem: Problem) -> Array:
+    found = compensated.gradient(problem)
+    whole = problem.rows // _ROWS * _ROWS
+    found[whole:] = 0
+    return found
+
+
+def _counted_in_half(problem: Problem) -> Array:
+    found, divisor = compensated.gradient(problem), problem.terms.divisor
+    if divisor is None or divisor <= _LAST_COUNT:
+        return found
+    return np.asarray((found.astype(np.float64) * float(divisor) / _LAST_COUNT).astype(found.dtype))
 
 
 def _softmax(logits: Array) -> Array:
@@ -77,6 +95,18 @@ MISTAKES = (
         gradient=_times_zero,
         signs=(Sign(case="nonfinite-ignored-row"),),
         sources=("pytorch/pytorch#11551",),
+    ),
+    Planted(
+        name="rows-unwritten",
+        reason="Rows past the last whole block of 16 are never written.",
+        gradient=_unwritten,
+        signs=(Sign(case="plain-300-rows"),),
+    ),
+    Planted(
+        name="rows-counted-in-half",
+        reason="The rows of a mean are counted one by one in bfloat16, which stops at 256.",
+        gradient=_counted_in_half,
+        signs=(Sign(case="plain-300-rows"),),
     ),
     Planted(
         name="input-overwritten",

@@ -187,7 +187,7 @@ MISTAKES = (
     ),
     Planted(
         name="epsilon-in-log",
-        reason="log(p + 1e-6) scales the row by p/(p + 1e-6): 0.01 at p = 1e-8, no more than rounding at ½.",
+        reason="log(p + 1e-6) scales the row by p/(p + 1e-6): 0.01 at p = 1e-8; half formats hide the rest.",
         gradient=_epsilon,
         signs=(Sign(case="losing-one-in-1e8"),),
     ),

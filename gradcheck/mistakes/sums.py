@@ -40,15 +40,16 @@ def _online(
     logits: Array,
     fmt: Format,
     *,
+    size: int = _BLOCK,
     start: float = -math.inf,
     rescaled: bool = True,
     guarded: bool = True,
     tail: bool = True,
 ) -> Array:
-    """Softmax by blocks of 128 with a running maximum, as kernels do; what is switched off is a mistake."""
+    """Softmax by blocks with a running maximum, as kernels do; what is switched off is a mistake."""
     wide = closed_form.accumulator(fmt)
     z = logits.astype(wide)
-    ends = [*range(_BLOCK, z.shape[1] + 1, _BLOCK)]
+    ends = [*range(size, z.shape[1] + 1, size)]
     if not ends or (tail and ends[-1] < z.shape[1]):
         ends.append(z.shape[1])
     largest, total = np.full((len(z), 1), start, wide), np.zeros((len(z), 1), wide)
@@ -103,9 +104,12 @@ MISTAKES = (
     ),
     Planted(
         name="sum-in-one-accumulator",
-        reason="One float32 accumulator for 150,000 terms: every addition rounds.",
+        reason="One float32 accumulator for thousands of terms: every addition rounds.",
         gradient=with_softmax(_one_accumulator),
-        signs=(Sign(case="vocabulary-crowd", formats=("float32",)),),
+        signs=(
+            Sign(case="saturated-crowd", formats=("float32",)),
+            Sign(case="vocabulary-crowd", formats=("float32",)),
+        ),
     ),
     Planted(
         name="count-in-half",
@@ -119,6 +123,12 @@ MISTAKES = (
         reason="Online softmax that does not rescale its sum when the last block raises the maximum.",
         gradient=with_softmax(lambda logits, fmt: _online(logits, fmt, rescaled=False)),
         signs=(Sign(case="order-last-block"), Sign(case="order-range-800")),
+    ),
+    Planted(
+        name="stale-rescale-large",
+        reason="The same with blocks of 4,096 classes: rows of one block never show it.",
+        gradient=with_softmax(lambda logits, fmt: _online(logits, fmt, rescaled=False, size=4096)),
+        signs=(Sign(case="order-late-40000"),),
     ),
     Planted(
         name="maximum-from-zero",
@@ -140,6 +150,12 @@ MISTAKES = (
         reason="The last block is left out of the sum where it is not full.",
         gradient=with_softmax(lambda logits, fmt: _online(logits, fmt, tail=False)),
         signs=(Sign(case="order-dominant-last"), Sign(case="vocabulary-last-dominates")),
+    ),
+    Planted(
+        name="tail-left-out-large",
+        reason="The same with blocks of 1,024 classes.",
+        gradient=with_softmax(lambda logits, fmt: _online(logits, fmt, tail=False, size=1024)),
+        signs=(Sign(case="order-late-40000"),),
     ),
     Planted(
         name="class-left-out",

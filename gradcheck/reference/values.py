@@ -96,6 +96,10 @@ class ExactGradient(Exact, Protocol):
         """A row's values, one for each distinct (logit, label weight) pair, (m,)."""
         ...
 
+    def __hash__(self) -> int:
+        """By identity: what follows from it is made once."""
+        ...
+
 
 def nothing(fmt: Format, shape: tuple[int, ...]) -> Values:
     """Zeros, exactly known."""

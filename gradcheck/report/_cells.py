@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gradcheck import text
 from gradcheck.reference import digits_of
 from gradcheck.report import _sentences
-from gradcheck.results import Report, Result
+from gradcheck.results import Report, Result, Tried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,11 @@ VERDICT = Column(title="verdict", cell=lambda result: result.verdict.value + (" 
 WORST = Column(title="worst place", cell=_worst)
 
 
+def _sign(result: Result) -> str:
+    """What is to show a planted mistake."""
+    return result.outcome.by or "sound" if isinstance(result.outcome, Tried) else text.NOTHING
+
+
 def where(result: Result) -> str:
     """Which result it is, in a few words."""
     return " ".join(column.cell(result) for column in head(result))
@@ -67,9 +72,12 @@ def where(result: Result) -> str:
 
 def head(result: Result) -> tuple[Column, ...]:
     """The columns that tell a result from the others of a report."""
-    return (CASE, FORMAT, STEP, CANDIDATE) if result.step else (CASE, FORMAT, CANDIDATE)
+    if result.step is not None:
+        return (CASE, FORMAT, STEP, CANDIDATE)
+    return (CASE, FORMAT, CANDIDATE, SIGN) if isinstance(result.outcome, Tried) else (CASE, FORMAT, CANDIDATE)
 
 
+SIGN = Column(title="shown by", cell=_sign)
 STEP = Column(title="step", cell=lambda result: result.step.name if result.step else text.NOTHING)
 FORMULA = Column(title="formula", cell=lambda result: result.step.formula if result.step else text.NOTHING)
 

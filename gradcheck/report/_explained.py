@@ -33,7 +33,7 @@ def case_page(
     lines += ["", story, "", *_numbers(exact, problem), "", *_candidates(checked)]
     missing = [name for name in FORMATS if all(result.format.name != name for result in checked)]
     if missing:
-        lines.append(f"Not in {' and '.join(missing)}, whose range does not hold its logits.")
+        lines.append(f"Not in {', '.join(missing)}: the range does not hold its logits.")
     if planted:
         lines += ["", "Mistakes that it is there to show (gradcheck selftest --mistake NAME):", *_mistakes(planted)]
     if case.sources:
@@ -62,8 +62,10 @@ def _numbers(exact: Reference, problem: Problem) -> Iterator[str]:
             weight = text.brief(float(weights[row, cls])) if judged else text.NOTHING
             lines.append([str(row), str(cls), logit, weight, gradient])
     yield from (f"  {line}" for line in _grid.plain(lines))
-    if problem.rows > _ROWS or problem.classes > _CLASSES:
-        yield "  (the first rows, and of each the first classes, the label's, the largest logit's and the last)"
+    if problem.classes > _CLASSES:
+        yield "  (of each row the first classes, the label's, the largest logit's and the last)"
+    if problem.rows > _ROWS:
+        yield f"  ({problem.rows - _ROWS} more rows)"
 
 
 def _unjudged(problem: Problem, row: int) -> str:

@@ -35,25 +35,7 @@ def render(name: str, report: Report, style: Style) -> str:
             if result.verdict is not Verdict.PASS:
                 lines.append(f"     again: {result.again}")
     lines += [f"note: {note}" for note in report.notes]
-    return "\n".join([*lines, summary(report)]) + "\n"
-
-
-def summary(report: Report) -> str:
-    """How many were caught, and how many sound ones were not, in one line."""
-    kinds = dict.fromkeys(result.format.name for result in report.results)
-    found = [(result, result.outcome) for result in report.results if isinstance(result.outcome, Tried)]
-    mistakes = {result.candidate for result, tried in found if tried.by}
-    escaped = {result.candidate for result, tried in found if tried.by and not tried.shown}
-    sound = {result.candidate for result, tried in found if not tried.by}
-    alarms = {result.candidate for result, tried in found if not tried.by and tried.shown}
-    said = f"{text.count(len(mistakes), 'mistake')}: {_all_but(len(escaped), 'caught', 'escaped')}"
-    if sound:
-        said += f"; {text.count(len(sound), 'sound variant')}: {_all_but(len(alarms), 'let pass', 'flagged')}"
-    return f"{said} ({', '.join(kinds) or 'nothing was tried'})"
-
-
-def _all_but(wrong: int, right: str, what: str) -> str:
-    return f"{wrong} {what}" if wrong else f"all {right}"
+    return "\n".join([*lines, _sentences.summary(report)]) + "\n"
 
 
 def _said(result: Result) -> str:
@@ -82,7 +64,10 @@ def _plain(rows: Sequence[Sequence[str]], dropped: Sequence[str]) -> list[str]:
 
 def _without(rows: Sequence[Sequence[str]], dropped: Iterable[str]) -> list[list[str]]:
     kept = [n for n, title in enumerate(rows[0]) if title not in dropped]
-    return [[row[n] for n in kept] for row in rows]
+    shown = [[row[n] for n in kept] for row in rows]
+    # what cannot be told apart any more is one
+    first = {tuple(row[:2]): row for row in reversed(shown)}
+    return shown if _CASE not in dropped else [row for row in shown if row is first[tuple(row[:2])]]
 
 
 def _page(report: Report, layout: _grid.Layout) -> list[str]:

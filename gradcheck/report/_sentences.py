@@ -214,11 +214,32 @@ def told(result: Result, *, verbose: bool) -> str:
 
 
 def summary(report: Report) -> str:
-    """How many results have each verdict, in one line."""
+    """How many results have each verdict, in one line; of a selftest, how many mistakes were caught."""
+    if any(isinstance(result.outcome, Tried) for result in report.results):
+        return _selftested(report)
     counts = [f"{n} {_PLURAL[verdict]}" for verdict, n in report.summary.items() if n]
     if known := sum(result.known for result in report.results):
         counts.append(f"{known} of them known from the baseline")
     return f"{text.count(len(report.results), 'result')}: {', '.join(counts) or 'nothing was checked'}"
+
+
+def _selftested(report: Report) -> str:
+    found = [(result.candidate, result.outcome) for result in report.results if isinstance(result.outcome, Tried)]
+    mistakes = {name for name, tried in found if tried.by}
+    sound = {name for name, tried in found if not tried.by}
+    escaped = {name for name, tried in found if tried.by and not tried.shown}
+    alarms = {name for name, tried in found if not tried.by and tried.shown}
+    said = []
+    if mistakes:
+        said.append(f"{text.count(len(mistakes), 'mistake')}: {_all_but(len(escaped), 'caught', 'escaped')}")
+    if sound:
+        said.append(f"{text.count(len(sound), 'sound variant')}: {_all_but(len(alarms), 'let pass', 'flagged')}")
+    kinds = dict.fromkeys(result.format.name for result in report.results)
+    return f"{'; '.join(said)} ({', '.join(kinds)})"
+
+
+def _all_but(wrong: int, right: str, what: str) -> str:
+    return f"{wrong} {what}" if wrong else f"all {right}"
 
 
 _PLURAL = {

@@ -17,6 +17,7 @@ _FIELDS = (
     "undefined_rows", "nonfinite", "total", "flushed", "wrong_sign",
 )  # fmt: skip
 _NESTED = {
+    "tried": ("by", "shown", "cases"),
     "worst": ("row", "class", "candidate", "reference", "ulp"),
     "reference": ("method", "step", "digits", "uncertainty_ulp"),
 }

@@ -437,3 +437,35 @@ def test_standard_input_in_this_process(monkeypatch: pytest.MonkeyPatch, program
     ran = program("check", "-", "--input-format", "json", "--labels", "1", "--tolerance", "ulp:0")
     assert ran.code == 1
     assert "again:" not in ran.out  # standard input is not there again
+
+
+def test_a_tag_is_explained_by_its_cases(program: Program) -> None:
+    masked = program("explain", "masked").out
+    assert "A mask of −inf makes NaN" in masked
+    assert "  masked-first-block: " in masked
+    assert "  vocabulary-151936: " in program("explain", "large").out
+    assert "  class-left-out: " in program("explain", "total").out
+
+
+def test_a_case_is_explained_at_length(program: Program) -> None:
+    told = program("explain", "ignored-some").out
+    assert "loss: ignore_index=-100 reduction=mean" in told
+    assert "0 (ignored)" in told
+    assert "FAIL" not in told
+    assert "mean-of-all-rows, shown by stable in float64: row 4, class 1: " in told
+    assert "(2 more rows)" in told
+    assert "https://github.com/pytorch/pytorch/issues/11551" in program("explain", "nonfinite-ignored-row").out
+    assert "Not in float16, bfloat16, float32: the range" in program("explain", "offset-plus-1e300").out
+
+
+def test_cases_that_the_format_cannot_hold_are_named(program: Program, tmp_path: Path) -> None:
+    ran = program("fixtures", "record", "--case", "offset-plus-1e*", "-o", str(tmp_path / "o.gradcheck.toml"))
+    assert ran.code == 0
+    assert "note: left out, because their logits do not fit into the format: offset-plus-1e300" in ran.err
+
+
+def test_derive_passes_over_cases_of_another_loss(program: Program) -> None:
+    ran = program("derive", "--case", "weighted-sum", "--case", "plain-3", "--rows", "0:1")
+    assert ran.code == 0
+    assert "left out, because their loss is not plain cross-entropy: weighted-sum" in ran.out
+    assert program("derive", "--case", "weighted-*").code == 2
