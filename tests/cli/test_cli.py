@@ -280,7 +280,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["check", "{small}", "--case", "plain-3"], "exclude each other"),
     (["check", "{small}", "--input-format", "xls"], "unknown input format"),
     (["check", "{small}", "--gradient", "{small}"], "holds no array named 'gradient'"),
-    (["check", "--case", "plain-*"], "names 4 cases"),
+    (["check", "--case", "plain-*"], "names 5 cases"),
     (["check", "--case", "plain-3", "--labels", "nosuch.npy"], "No such file"),
     (["check", "--case", "saturated-gap-1e300", "--dtype", "float16"], "cannot hold"),
     (["check", "--generate", "gaussian"], "unknown distribution 'gaussian'"),
