@@ -1,0 +1,503 @@
+"""What happens to a gradient that is right, or right for another question: each is tried on every `Base`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradcheck import text
+from gradcheck.diagnosis._view import Base, Finding, Mask, View
+from gradcheck.formats import FORMATS, Float64, named
+
+Effect = Callable[[View, Base], Finding | None]
+
+_GUARD = 1e-5
+"""The largest probability that a guard is taken to clip."""
+_FEW = 8
+"""Entries that are wrong by themselves, at most."""
+
+
+def _number(x: float) -> str:
+    return text.brief(x)
+
+
+def scaled(view: View, base: Base) -> Finding | None:
+    """A constant factor."""
+    size = np.where(np.isfinite(base.gradient), np.abs(base.gradient), 0.0)
+    place = np.unravel_index(np.argmax(size), size.shape)
+    if not view.candidate.any():
+        return Finding(cause="scaled", evidence="every component is 0", fix="return the gradient that was computed")
+    if size[place] < 4 * base.bound[place] or not np.isfinite(view.candidate[place]):
+        return None
+    factor = float(view.candidate[place] / base.gradient[place])
+    near_one = abs(factor - 1) * size[place] <= 2 * base.bound[place]
+    # sound, and then multiplied
+    bound = abs(factor) * (base.bound + view.format.unit_roundoff * size) + view.format.smallest_subnormal
+    if near_one or not view.is_gradient(factor * base.gradient, bound):
+        return None
+    if abs(factor + 1) * size[place] <= 2 * base.bound[place]:
+        return Finding(cause="sign", evidence="every component has the opposite sign", fix="return ŷ − y, not y − ŷ")
+    cause = "mixed" if factor < 0 else "scaled"
+    name, fix, option = _meaning(view, abs(factor))
+    sign = ", with the opposite sign" if factor < 0 else ""
+    return Finding(
+        cause=cause,
+        evidence=f"every component is {_number(abs(factor))} times what is due{name}{sign}",
+        fix=fix,
+        option=option,
+    )
+
+
+def _meaning(view: View, factor: float) -> tuple[str, str, str]:
+    """What a factor may be: its name, what to do, and the option that would agree."""
+    problem = view.problem
+    rows, classes, kept = problem.rows, problem.classes, int(view.judged.sum())
+    divisor = problem.terms.divisor
+    reduced = any(option.name == "reduction" for option in problem.loss)
+    known: list[tuple[float, str, str, str]] = []
+    if divisor:
+        if float(divisor) != kept:
+            known.append(
+                (float(divisor), " = the sum of the labels' weights", "divide by it once", "--loss reduction=sum")
+            )
+            known.append(
+                (
+                    float(divisor) / kept,
+                    " = their weights over the number of rows",
+                    "divide by the weights",
+                    "--loss reduction=mean:count",
+                )
+            )
+        known.append(
+            (
+                float(divisor),
+                f" = {float(divisor):g}, what the mean divides by: this is the gradient of the sum",
+                "divide by it, or check the sum",
+                "--loss reduction=sum",
+            )
+        )
+        known.append((1 / float(divisor), f" = 1/{float(divisor):g}: the mean is taken twice", "divide once", ""))
+        known.append(
+            (
+                kept / rows,
+                f" = {kept}/{rows}: the mean counts rows that are ignored",
+                "divide by the rows that are kept",
+                "--loss reduction=mean:rows",
+            )
+        )
+    else:
+        if not reduced:
+            known.append(
+                (
+                    1 / rows,
+                    f" = 1/{rows}: this is the gradient of the mean",
+                    "return that of the sum, or check the mean",
+                    "--loss reduction=mean",
+                )
+            )
+        known.append((float(rows), f" = {rows}, the number of rows", "do not multiply by it", ""))
+    known.append((1 / classes, f" = 1/{classes}, over the number of classes", "sum over classes, do not average", ""))
+    known.append((float(classes), f" = {classes}, the number of classes", "do not multiply by it", ""))
+    for value, name, fix, option in known:
+        if value != 1 and abs(factor / value - 1) < 64 * view.format.unit_roundoff:
+            return name, fix, option
+    return "", "look for a factor that is applied twice, or not at all", f"--loss upstream={factor:.9g}"
+
+
+def transposed(view: View, base: Base) -> Finding | None:
+    """The array in another order in memory."""
+    if view.problem.rows == 1 or view.problem.classes == 1:
+        return None
+    gradient, bound = (np.ascontiguousarray(array.T).reshape(array.shape) for array in (base.gradient, base.bound))
+    if not view.is_gradient(gradient, bound):
+        return None
+    shape = f"({view.problem.classes}, {view.problem.rows})"
+    return Finding(cause="transposed", evidence=f"the array is right as {shape} in memory", fix="transpose it back")
+
+
+def constant(view: View, base: Base) -> Finding | None:
+    """Something added to every component of a row."""
+    apart = np.where(view.judged[:, None], view.candidate - base.gradient, 0.0)
+    if not np.isfinite(apart).all():
+        return None
+    added = np.median(apart, axis=1, keepdims=True)
+    moved = (np.abs(added) > 4 * base.bound.max(axis=1, keepdims=True)).any()
+    u = view.format.unit_roundoff
+    if (
+        not moved
+        or view.problem.classes < 3
+        or not view.is_gradient(base.gradient + added, base.bound + 4 * u * np.abs(added))
+    ):
+        return None
+    low, high = float(added.min()), float(added.max())
+    size = _number(low) if low == high else f"{_number(low)} to {_number(high)}"
+    return Finding(
+        cause="constant-offset",
+        evidence=f"every component of a row is off by the same {size}",
+        fix="find what is added to all",
+    )
+
+
+def ignored_rows(view: View, base: Base) -> Finding | None:
+    """Rows that should be 0."""
+    wrong = ~view.near(base.gradient, base.bound)
+    if not wrong.any() or wrong[view.judged].any():
+        return None
+    rows = np.flatnonzero(wrong.any(axis=1))
+    kind = "NaN" if np.isnan(view.candidate[rows]).any() else "not 0"
+    return Finding(
+        cause="ignored-rows",
+        evidence=f"only ignored rows are wrong: {text.count(rows.size, 'row')} {kind}, the first is row {rows[0]}",
+        fix="set ignored rows to 0; multiplying by 0 keeps NaN",
+    )
+
+
+def empty_mean(view: View, base: Base) -> Finding | None:
+    """0/0 where a mean is over nothing."""
+    if view.problem.terms.divisor != 0 or not np.isnan(view.candidate).all():
+        return None
+    return Finding(
+        cause="other-convention",
+        evidence="every component is NaN, and the mean is over nothing",
+        fix="decide what a mean over nothing is, and return 0 for its gradient",
+        option="--loss empty=nan",
+    )
+
+
+def flushed(view: View, base: Base) -> Finding | None:
+    """Small numbers that became 0."""
+    wrong = ~view.near(base.gradient, base.bound)
+    zeros = wrong & (view.candidate == 0)
+    if not wrong.any() or (wrong != zeros).any():
+        return None
+    largest = float(np.abs(base.gradient[wrong]).max())
+    size = np.abs(np.where(view.judged[:, None], view.candidate, 0.0))
+    least = view.format.smallest_normal
+    if largest < least and not ((size > 0) & (size < least)).any():
+        return Finding(
+            cause="flushed-subnormals",
+            evidence=f"{text.count(int(wrong.sum()), 'component')} below {_number(least)}, the smallest normal number, are 0",
+            fix="keep subnormal numbers, or accept it",
+            option="--ftz",
+        )
+    # nothing of that size but whole blocks: a filter
+    if wrong.sum() > _FEW and size.any():
+        blocks = wrong.sum(axis=1)
+        if largest < 0.01 and (blocks[blocks > 0] >= 4).all():
+            return Finding(
+                cause="isolated-entries",
+                evidence=f"{text.count(int(wrong.sum()), 'component')} up to {_number(largest)} are 0, the others right",
+                fix="do not drop small components: together they count",
+            )
+    return None
+
+
+def clipped(view: View, base: Base) -> Finding | None:
+    """Rows that are 0, or shrunk, because the probability of the true class passed a guard."""
+    if base.parts is None:
+        return None
+    fit = view.near(base.gradient, base.bound).all(axis=1) | ~view.judged
+    p = base.parts.p[np.arange(len(fit)), view.labels()]
+    zero = ~fit & (view.candidate == 0).all(axis=1)
+    if zero.any() and (zero == ~fit).all():
+        low, high = zero & (p < 0.5), zero & (p >= 0.5)
+        if (p[low] > _GUARD).any() or (1 - p[high] > _GUARD).any():
+            return None
+        good = p[fit & view.judged]
+        consistent = (not low.any() or p[low].max() < good[good < 0.5].min(initial=1.0)) and (
+            not high.any() or p[high].min() > good[good >= 0.5].max(initial=0.0)
+        )
+        if consistent:
+            ends = [f"p <= {_number(float(p[low].max()))}"] if low.any() else []
+            ends += [f"1 - p <= {_number(float(1 - p[high].min()))}"] if high.any() else []
+            return Finding(
+                cause="clipped-probabilities",
+                evidence=f"{text.count(int(zero.sum()), 'row')} with {' or '.join(ends)} at the true class are 0 throughout",
+                fix="compute the loss from logits; a clipped probability has derivative 0",
+            )
+    return _epsilon(view, base, p)
+
+
+def _epsilon(view: View, base: Base, p: Float64) -> Finding | None:
+    """Rows that are p/(p + ε) of what is due."""
+    rows = np.flatnonzero(view.judged)
+    if not rows.size:
+        return None
+    top = np.argmax(np.abs(base.gradient), axis=1)
+    at = (rows, top[rows])
+    factors = view.candidate[at] / base.gradient[at]
+    told = p[rows] * (1 / factors - 1)
+    error = 2 * base.bound[at] / np.abs(base.gradient[at]) * p[rows] / factors**2
+    sharp = int(np.argmin(error / np.maximum(np.abs(told), 1e-300)))
+    epsilon = float(told[sharp])
+    if not 0 < epsilon < 1e-2 or not error[sharp] < epsilon / 4:
+        return None
+    factor = (p / (p + epsilon))[:, None]
+    if not view.is_gradient(base.gradient * factor, base.bound):
+        return None
+    return Finding(
+        cause="clipped-probabilities",
+        evidence=f"every row is p/(p + {_number(epsilon)}) of what is due, p that of its true class",
+        fix="compute the loss from logits, without an epsilon in the logarithm",
+    )
+
+
+def nonfinite(view: View, base: Base) -> Finding | None:
+    """Rows that overflow, underflow or are masked, where the others are right."""
+    if base.parts is None:
+        return None
+    near = view.near(base.gradient, base.bound)
+    bad = ~near.all(axis=1) & view.judged
+    holes = ~np.isfinite(view.candidate)
+    # all that is left of a row whose sum is infinite
+    labels_alone = np.abs(view.candidate + base.parts.scale * base.parts.slope * base.parts.q) <= 2 * base.bound
+    # where exp is subnormal, or nearly overflows, anything may come of it
+    fmt, largest = view.problem.format, base.parts.z.max(axis=1)
+    thin = (largest > math.log(fmt.smallest_subnormal) - 1) & (largest < math.log(fmt.smallest_normal) + 1)
+    broken = holes.any(axis=1) | labels_alone.all(axis=1) | thin
+    if not bad.any() or not near[view.ignored].all() or (bad & ~broken).any():
+        return None
+    seen = _Broken(view=view, base=base, bad=bad, holes=holes, near=near)
+    return seen.masked() or seen.quotient() or seen.shifted()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Broken:
+    """Rows that are NaN, infinite, or nothing but their labels."""
+
+    view: View
+    base: Base
+    bad: Mask
+    holes: Mask
+    near: Mask
+
+    @property
+    def rows(self) -> str:
+        """How many."""
+        return f"{text.count(int(self.bad.sum()), 'row')} of {int(self.view.judged.sum()):,}"
+
+    @property
+    def z(self) -> Float64:
+        """Transformed logits."""
+        assert self.base.parts is not None
+        return self.base.parts.z
+
+    def masked(self) -> Finding | None:
+        """NaN where masks meet."""
+        lowest = self.view.problem.logits.astype(np.float64) <= -self.view.problem.format.max
+        masked = (np.isneginf(self.z) | lowest).any(axis=1)
+        if not self.holes[self.bad].any() or (self.bad & ~masked).any() or not (self.holes | self.near)[self.bad].all():
+            return None
+        return Finding(
+            cause="masked-nan",
+            evidence=f"NaN in {self.rows}, all of which hold masks of -inf or of the lowest number",
+            fix="guard -inf - (-inf) and 0 times -inf",
+        )
+
+    def quotient(self) -> Finding | None:
+        """Rows that are NaN throughout and whose true class underflows; where exp overflows, others stay finite."""
+        assert self.base.parts is not None
+        true = self.base.parts.p[np.arange(len(self.bad)), self.view.labels()]
+        least = self.view.problem.format.smallest_normal
+        whole = self.holes.all(axis=1)
+        if (self.bad & ~(whole & (true < least))).any() or (self.view.judged & (true == 0) & ~self.bad).any():
+            return None
+        return Finding(
+            cause="wrt-probabilities",
+            evidence=f"NaN throughout {self.rows}, whose true class has a probability below {_number(least)}",
+            fix="use ŷ − y: −y/ŷ on the way to it divides by 0",
+        )
+
+    def shifted(self) -> Finding | None:
+        """exp that overflows or vanishes, without a shift or with a wrong one."""
+        assert self.base.parts is not None
+        judged, classes = self.view.judged, self.z.shape[1]
+        largest = np.where(judged, self.z.max(axis=1), 0.0)
+        first = np.where(np.isnan(self.z[:, 0]), 0.0, largest - self.z[:, 0])
+        below = _batch_gap(self.view, self.z)
+        for fmt in dict.fromkeys((self.view.problem.format, named(self.view.problem.format.accumulator))):
+            over, under, some = math.log(fmt.max), math.log(fmt.smallest_subnormal), math.log(classes)
+            held = np.where(judged, self.base.parts.total[:, 0], 0.0) < fmt.max
+            beyond = ((largest > over + 1) & held) | (largest < under - 1)
+            nearly = ((largest > over - some - 1) & held) | (largest < math.log(fmt.smallest_normal) + 1)
+            if _between(beyond, self.bad, nearly, judged):
+                return Finding(
+                    cause="overflow-unshifted",
+                    evidence=f"wrong in {self.rows}, whose largest logit is past {_number(over)} or below {_number(under)}, "
+                    f"where exp overflows or vanishes in {fmt.name}",
+                    fix="subtract the row's maximum before exp",
+                )
+            if _between(below > 1 - under, self.bad, below > -under - some - 16, judged):
+                return Finding(
+                    cause="wrong-row-max",
+                    evidence=f"wrong in {self.rows}, which lie {_number(-under)} or more below the batch's maximum, or "
+                    "beside NaN",
+                    fix="take the maximum over the classes of each row",
+                )
+            if _between(first > over + 1, self.bad, first > over - some - 1, judged):
+                return Finding(
+                    cause="wrong-row-max",
+                    evidence=f"wrong in {self.rows}, whose first logit lies {_number(over)} or more below their maximum",
+                    fix="shift by the row's maximum, not by its first logit",
+                )
+        return None
+
+
+def _batch_gap(view: View, z: Float64) -> Float64:
+    """How far below the batch's maximum each row lies; inf where that is NaN."""
+    logits = view.problem.terms.logits.astype(np.float64)
+    highest = logits.max()
+    return np.where(np.isnan(highest), np.inf, highest - z.max(axis=1))
+
+
+def _between(least: Mask, found: Mask, most: Mask, judged: Mask) -> bool:
+    """Whether a set of rows holds all that it must, and none that it may not."""
+    return bool(found.any() and not (least & ~found & judged).any() and not (found & ~most & judged).any())
+
+
+def narrow(view: View, base: Base) -> Finding | None:
+    """Numbers of a narrower format, widened."""
+    values = view.candidate[view.judged]
+    values = values[np.isfinite(values) & (values != 0)]
+    if values.size < 3:
+        return None
+    if base.parts is None:
+        return None
+    for fmt in sorted(FORMATS.values(), key=lambda fmt: fmt.precision):
+        if fmt.precision >= view.format.precision or (fmt.round_array(values).astype(np.float64) != values).any():
+            continue
+        limit = np.maximum(base.parts.bound(fmt), fmt.smallest_subnormal) + fmt.unit_roundoff * np.abs(base.gradient)
+        if view.is_gradient(base.gradient, limit):
+            return Finding(
+                cause="narrow-format",
+                evidence=f"all {values.size:,} components are numbers of {fmt.name}, and as good as they can be there",
+                fix=f"compute and store in {view.format.name}",
+            )
+    return None
+
+
+def isolated(view: View, base: Base) -> Finding | None:
+    """A few entries, or one in each row, where everything else is right."""
+    wrong = ~view.near(base.gradient, base.bound)
+    if base is view.own and not wrong.any():
+        wrong = view.failed
+    count = int(wrong.sum())
+    if not count or wrong[view.ignored].any() or 2 * count > wrong.size:
+        return None
+    each = wrong.sum(axis=1)
+    if each.max() > 1 and count > _FEW:
+        return None
+    rows, classes = np.nonzero(wrong)
+    where = f"row {rows[0]}, class {classes[0]}" + (" first" if count > 1 else "")
+    pattern = ""
+    if count > 1 and (classes == classes[0]).all():
+        pattern = f", all in class {classes[0]}"
+    elif count > 1 and base.parts is not None and (classes == np.argmax(base.parts.z, axis=1)[rows]).all():
+        pattern = ", all in the class of the largest logit"
+    zeros = ", all of them 0" if (view.candidate[wrong] == 0).all() else ""
+    return Finding(
+        cause="isolated-entries",
+        evidence=f"{text.count(count, 'component')} of {wrong.size:,} wrong ({where}){pattern}{zeros}; the others are right",
+        fix="look at how these entries are written",
+    )
+
+
+def row_factors(view: View, base: Base) -> Finding | None:
+    """Every row has a factor of its own."""
+    size = np.where(np.isfinite(base.gradient), np.abs(base.gradient), 0.0)
+    top = np.argmax(size, axis=1)
+    at = (np.arange(len(top)), top)
+    usable = view.judged & (size[at] > 0)
+    if usable.sum() < 2 or not np.isfinite(view.candidate[usable]).all():
+        return None
+    factors = np.where(usable, view.candidate[at] / np.where(size[at] > 0, base.gradient[at], 1.0), 1.0)[:, None]
+    if not view.is_gradient(base.gradient * factors, base.bound * np.maximum(1.0, np.abs(factors))):
+        return None
+    found = factors[usable, 0]
+    if np.ptp(found) <= 64 * view.format.unit_roundoff * np.abs(found).max():
+        return None  # one factor, which is another finding
+    labels = view.problem.labels
+    if labels.ndim == 1 and len(np.unique(labels[usable])) > 1:
+        by_class = {int(label): found[labels[usable] == label] for label in np.unique(labels[usable])}
+        repeated = any(len(values) > 1 for values in by_class.values())
+        if repeated and all(
+            np.ptp(values) <= 64 * view.format.unit_roundoff * values.max() for values in by_class.values()
+        ):
+            label, values = next(iter(by_class.items()))
+            return Finding(
+                cause="option-extra",
+                evidence=f"each row is multiplied by a factor of its class, {_number(float(values[0]))} for class {label}",
+                fix="leave class weights out, or check with them",
+                option="--loss weight=…",
+            )
+    return Finding(
+        cause="scaled",
+        evidence=f"each row is multiplied by a factor of its own, from {_number(float(found.min()))} to {_number(float(found.max()))}",
+        fix="divide all rows by one number; a mean of parts' means is another mean",
+    )
+
+
+def inaccurate_exp(view: View, base: Base) -> Finding | None:
+    """A relative error that grows with the distance below the maximum."""
+    if base.parts is None or view.problem.classes < 8:
+        return None
+    own = base.parts
+    probabilities = (view.candidate / np.where(own.scale == 0, 1, own.scale * own.slope) + own.q) / own.weight
+    usable = view.judged[:, None] & (own.q == 0) & (own.p > 0) & np.isfinite(probabilities) & np.isfinite(own.gap)
+    if usable.sum() < 8:
+        return None
+    gaps, ratios = own.gap[usable], np.log(np.maximum(probabilities[usable] / own.p[usable], 1e-300))
+    order = np.argsort(gaps)
+    thirds = [float(np.median(part)) for part in np.array_split(ratios[order], 3)]
+    growing = thirds[0] > thirds[1] > thirds[2] or thirds[0] < thirds[1] < thirds[2]
+    if not growing or abs(thirds[2] - thirds[0]) < 64 * view.format.unit_roundoff:
+        return None
+    return Finding(
+        cause="inaccurate-exp",
+        evidence=f"probabilities are off by a factor that grows with the distance below the maximum, to e^{thirds[2]:.2g}",
+        fix="use an exp that is accurate over its whole range",
+    )
+
+
+EFFECTS: tuple[Effect, ...] = (
+    empty_mean,
+    ignored_rows,
+    flushed,
+    transposed,
+    constant,
+    nonfinite,
+    clipped,
+    narrow,
+    scaled,
+    isolated,
+)
+"""The likelier first."""
+
+
+def cancelled(view: View) -> Finding | None:
+    """Digits lost at the true class, or in the slope of a cap, that `stable` forgives."""
+    own, u = view.parts, view.format.unit_roundoff
+    size = np.where(own.scale == 0, 1.0, np.abs(own.scale)) * np.abs(own.q).max(axis=1, keepdims=True)
+    errors = (np.abs(view.candidate - view.own.gradient) / size)[view.failed]
+    true = np.zeros_like(view.failed)
+    true[np.arange(len(true)), view.labels()] = True
+    if (view.failed & ~true).any():
+        if view.problem.terms.softcap is None:
+            return None
+        return Finding(
+            cause="cancellation",
+            evidence=f"{text.count(int(view.failed.sum()), 'component')} off by what 1 − tanh² loses in {view.format.name}",
+            fix="compute the slope as 1/cosh²",
+        )
+    worst = float(errors.max())
+    if worst > 3 * u:
+        return None  # more than subtracting 1 loses
+    return Finding(
+        cause="cancellation",
+        evidence=f"only the true class is wrong, in {text.count(int(view.failed.sum()), 'row')}, by up to {_number(worst / u / 2)} ulp "
+        "of 1: p − 1 where p is close to 1",
+        fix="compute it as minus the sum of the others, or subtract before rounding",
+    )

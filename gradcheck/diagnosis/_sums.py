@@ -1,0 +1,156 @@
+"""A sum over classes that is wrong: all probabilities of a row are off by one factor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from gradcheck import text
+from gradcheck.diagnosis._view import Base, Finding, View
+from gradcheck.formats import Float64, Format, named
+
+_BLOCKS = tuple(2**n for n in range(3, 13))
+_MOST_PADDING = 4096
+_FAR = 64.0
+"""A log-sum-exp whose rounding tells."""
+_UNEXPLAINED = "times what is due"
+
+
+def known_sum(view: View, base: Base) -> Finding | None:
+    """One factor for the probabilities of each row, which a known mistake makes."""
+    found = wrong_sum(view, base)
+    return None if found is None or found.evidence.endswith(_UNEXPLAINED) else found
+
+
+@np.errstate(all="ignore")
+def wrong_sum(view: View, base: Base) -> Finding | None:
+    """One factor for the probabilities of each row, and what made it."""
+    own = base.parts
+    if own is None or not view.judged.any():
+        return None
+    unit = np.where(own.scale == 0, 1.0, own.scale * own.slope)
+    probabilities = (view.candidate / unit + own.q) / own.weight
+    error = own.softmax_error(view.format)
+    # where there is no label, and the largest: the rest is noisier
+    weight = np.where((own.q == 0) & np.isfinite(probabilities), own.p, 0.0)
+    weight = np.where(weight >= weight.max(axis=1, keepdims=True) / 64, weight, 0.0)
+    share = weight.sum(axis=1, keepdims=True)
+    factor = np.where(share > 0, (np.where(weight > 0, probabilities, 0.0)).sum(axis=1, keepdims=True) / share, 1.0)
+    gradient = own.scale * own.slope * (own.weight * factor * own.p - own.q)
+    if not view.is_gradient(gradient, base.bound * np.maximum(1.0, factor)):
+        return None
+    least = np.where(weight > 0, error, np.inf).min(axis=1, keepdims=True)
+    off = (view.judged[:, None] & (np.abs(factor - 1) > least))[:, 0]
+    if not off.any():
+        return None
+    return _explained(view, base, factor[:, 0], least[:, 0], off)
+
+
+def _explained(view: View, base: Base, factor: Float64, least: Float64, off: Float64) -> Finding:
+    """The first of the sums that make these factors."""
+    first = int(np.argmax(np.where(off, np.abs(factor - 1), -1.0)))
+    size = f"the probabilities of row {first} are all {text.brief(float(factor[first]))} times what is due"
+    judged, own = view.judged, base.parts
+    assert own is not None
+    reach = np.abs(own.lse()[:, 0])
+    allowed = 1.5 * view.problem.format.unit_roundoff * reach + 4 * least
+    if (np.abs(np.log(factor[judged])) <= allowed[judged]).all() and (reach[off] > _FAR).any():
+        return Finding(
+            cause="division-free",
+            evidence=f"{size}, no more than rounding lse = {text.brief(float(reach[first]))} explains",
+            fix="divide by the sum: exp(l − max)/S, not exp(l − lse)",
+        )
+    for total, cause, what, fix in _sums(view, base):
+        predicted = np.where(np.isfinite(total), own.total[:, 0] / total, 0.0)
+        apart = np.abs(factor - predicted) <= 4 * least * np.maximum(predicted, 1.0)
+        told = np.abs(predicted - 1) > least
+        if apart[judged].all() and told[off].any():
+            return Finding(cause=cause, evidence=f"{size}: {what}", fix=fix)
+    return Finding(cause="wrong-sum", evidence=size, fix="look at what the sum over classes holds")
+
+
+def _sums(view: View, base: Base) -> Iterator[tuple[Float64, str, str, str]]:
+    """Sums that go wrong, relative to exp of the row's maximum: the sum, its cause, what it is, what to do."""
+    assert base.parts is not None
+    z, fmt = base.parts.z, view.problem.format
+    largest = z.max(axis=1, keepdims=True)
+    exps = np.exp(z - largest)
+    total = exps.sum(axis=1)
+    classes = z.shape[1]
+    for end, name in ((classes - 1, "last"), (0, "first")):
+        yield total - exps[:, end], "wrong-sum", f"the {name} class is left out of the sum", "sum over all classes"
+    rows = np.arange(len(z))
+    yield (
+        total - exps[rows, view.labels()],
+        "wrong-sum",
+        "the true class is left out of the sum",
+        "sum over all classes",
+    )
+    for block in _BLOCKS:
+        whole = classes // block * block
+        if 0 < whole < classes:
+            what = f"the last {classes - whole} classes, past the last whole block of {block}, are left out of the sum"
+            yield exps[:, :whole].sum(axis=1), "wrong-sum", what, "sum the tail, too"
+    for block in _BLOCKS:
+        if block < classes:
+            fix = "multiply the sum by exp(old − new) whenever the maximum rises"
+            for stale in _stale(z, block):
+                yield (
+                    stale,
+                    "stale-block-max",
+                    f"a sum in blocks of {block} is not rescaled when the maximum rises",
+                    fix,
+                )
+    padding = _padding(view, base)
+    if padding:
+        what = f"{text.count(padding, 'logit')} of 0 more than there are classes in the sum"
+        yield total + padding * np.exp(-largest[:, 0]), "wrong-sum", what, "mask the padding with -inf"
+    narrow: list[Format] = [fmt, named("bfloat16"), named("float16"), named("float32")]
+    for kind in dict.fromkeys(narrow):
+        if kind.precision <= named(fmt.accumulator).precision:
+            summed = np.add.accumulate(exps.astype(fmt.dtype).astype(kind.dtype), axis=1)[:, -1].astype(np.float64)
+            what = f"a sum of {classes:,} terms in one {kind.name}"
+            yield summed, "half-precision-sum", what, "sum in float32 or wider, in blocks or pairs"
+    if classes > fmt.max:
+        yield (
+            np.full(len(z), np.inf),
+            "half-precision-sum",
+            f"{classes:,} is no number of {fmt.name}",
+            "count in float32",
+        )
+
+
+def _stale(z: Float64, block: int) -> Iterator[Float64]:
+    """Sums in blocks without rescaling: in the last block, or in any."""
+    ends = [*range(block, z.shape[1] + 1, block)]
+    if not ends or ends[-1] < z.shape[1]:
+        ends.append(z.shape[1])
+    for always in (False, True):
+        largest, total, first = np.full(len(z), -np.inf), np.zeros(len(z)), 0
+        for end in ends:
+            above = np.maximum(largest, z[:, first:end].max(axis=1))
+            skipped = always or end == ends[-1]
+            total = total * (1.0 if skipped else np.where(np.isneginf(largest), 0.0, np.exp(largest - above)))
+            total = total + np.exp(z[:, first:end] - above[:, None]).sum(axis=1)
+            largest, first = above, end
+        yield total
+
+
+def _padding(view: View, base: Base) -> int:
+    """How many logits of 0 make the sum that the first wrong row tells; 0 where that is no whole number."""
+    own = base.parts
+    assert own is not None
+    unit = np.where(own.scale == 0, 1.0, own.scale * own.slope)
+    probabilities = (view.candidate / unit + own.q) / own.weight
+    told = []
+    for row in np.flatnonzero(view.judged)[:8]:
+        free = np.where(own.q[row] == 0, own.p[row], 0.0)
+        place = int(np.argmax(free))
+        factor = probabilities[row, place] / own.p[row, place]
+        count = (1 / factor - 1) * own.total[row, 0] * np.exp(own.z[row].max())
+        told.append(float(count))
+    best = told[int(np.argmin(np.abs(np.array(told) - np.rint(told))))] if told else 0.0
+    if not np.isfinite(best) or not 0.5 < best < _MOST_PADDING + 0.5:
+        return 0
+    return int(np.rint(best))

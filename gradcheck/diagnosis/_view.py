@@ -1,0 +1,189 @@
+"""What a diagnosis looks at: a wrong gradient, the exact one, and gradients of other questions, in float64."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradcheck.formats import Array, Float64, Format
+from gradcheck.problem import Problem, RowStatus, Terms
+from gradcheck.tolerances import summing_roundoff
+
+Mask = NDArray[np.bool_]
+
+_SLACK = 2.0
+"""How often its bound a residual may be: the bounds of other questions are estimates."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parts:
+    """What s·f'·[(W + 2ζ·lse)·p − q] is made from, in float64.
+
+    Attributes:
+        z: transformed logits, (N, k), -inf where masked; slope: f', (N, k).
+        q: label weights, (N, k); weight: W + 2ζ·lse, (N, 1); scale: s, (N, 1); 0 in rows that are not judged.
+    """
+
+    z: Float64
+    slope: Float64
+    q: Float64
+    weight: Float64
+    scale: Float64
+
+    @cached_property
+    def gap(self) -> Float64:
+        """max z − z, (N, k)."""
+        return np.asarray(self.z.max(axis=1, keepdims=True) - self.z)
+
+    @cached_property
+    def total(self) -> Float64:
+        """S relative to exp(max z), (N, 1)."""
+        return np.asarray(np.exp(-self.gap).sum(axis=1, keepdims=True))
+
+    @cached_property
+    def p(self) -> Float64:
+        """Probabilities, (N, k)."""
+        return np.asarray(np.exp(-self.gap) / self.total)
+
+    @cached_property
+    def gradient(self) -> Float64:
+        """The closed form, (N, k)."""
+        return np.asarray(self.scale * self.slope * (self.weight * self.p - self.q))
+
+    def lse(self) -> Float64:
+        """log Σ exp z, (N, 1)."""
+        return np.asarray(self.z.max(axis=1, keepdims=True) + np.log(self.total))
+
+    def softmax_error(self, fmt: Format) -> Float64:
+        """The relative error that a sound algorithm makes of p, (N, k)."""
+        u, sums = fmt.unit_roundoff, 4 * math.sqrt(self.z.shape[1]) * summing_roundoff(fmt)
+        size = np.where(np.isfinite(self.z), np.abs(self.z), 0.0)
+        moved = np.zeros_like(size)
+        if (self.slope != 1).any():
+            moved = np.expm1(np.minimum(2 * u * (size + size.max(axis=1, keepdims=True)), 600.0))
+        gap = np.where(np.isfinite(self.gap), self.gap, 0.0)
+        return np.asarray(u * (3 * gap + 2 * np.log(self.total) + 8) + moved + sums)
+
+    def bound(self, fmt: Format) -> Float64:
+        """What a sound algorithm may err by, about, (N, k)."""
+        u, size = fmt.unit_roundoff, np.abs(self.scale)
+        heavy = np.abs(self.q).sum(axis=1, keepdims=True) + np.abs(self.weight - self.q.sum(axis=1, keepdims=True))
+        inner = self.p * heavy * self.softmax_error(fmt) + 4 * u * np.abs(self.q)
+        curved = (self.slope != self.slope.max()).any()
+        found = size * np.abs(self.slope) * inner + 2 * u * np.abs(self.gradient)
+        if curved:
+            found = found + size * 4 * u * np.abs(self.weight * self.p - self.q)
+        return np.asarray(found + fmt.smallest_subnormal * np.maximum(1.0, size * np.maximum(heavy, 1.0)))
+
+
+@np.errstate(all="ignore")
+def parts(problem: Problem, terms: Terms | None = None) -> Parts:
+    """The parts of a problem's gradient, or of that with other terms."""
+    terms = terms or problem.terms
+    logits = terms.logits.astype(np.float64)
+    temperature = float(terms.temperature)
+    if terms.softcap is None:
+        z, slope = logits / temperature, np.full(logits.shape, 1 / temperature)
+    else:
+        cap = float(terms.softcap)
+        z = np.where(np.isneginf(logits), logits, cap * np.tanh(logits / cap) / temperature)
+        falling = np.exp(-2 * np.abs(logits / cap))
+        slope = 4 * falling / (1 + falling) ** 2 / temperature
+    q = terms.label_weights()
+    weight = q.sum(axis=1, keepdims=True)
+    scale = np.array([float(terms.scale(n)) for n in range(terms.rows)])[:, None]
+    scale = np.where((problem.status == RowStatus.JUDGED)[:, None], scale, 0.0)
+    found = Parts(z=z, slope=slope, q=q, weight=weight, scale=scale)
+    if terms.zeta:
+        found = dataclasses.replace(found, weight=weight + 2 * float(terms.zeta) * found.lse())
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What explains a gradient, or a part of what does.
+
+    Attributes:
+        cause: one of `CAUSES`.
+        evidence: in numbers, one sentence without its period; fix: what to do, likewise.
+        option: the words that would make the check agree; empty where none would.
+    """
+
+    cause: str
+    evidence: str
+    fix: str
+    option: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Base:
+    """A gradient that the candidate may be, or may have been before something else happened to it.
+
+    Attributes:
+        finding: what is wrong with the question that it answers; None for the problem's own.
+        gradient, bound: (N, k), 0 in rows that are not judged.
+        parts: what it is made from; None where it is not of this form.
+    """
+
+    finding: Finding | None
+    gradient: Float64
+    bound: Float64
+    parts: Parts | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class View:
+    """A wrong gradient beside the exact one.
+
+    Attributes:
+        candidate: (N, k) in float64; failed: components past the tolerance's limit, (N, k).
+        format: the one that the gradient is judged in.
+        own: the exact gradient.
+    """
+
+    problem: Problem
+    format: Format
+    candidate: Float64
+    failed: Mask
+    own: Base
+
+    @cached_property
+    def judged(self) -> Mask:
+        """Rows that have a gradient, (N,)."""
+        return np.asarray(self.problem.status == RowStatus.JUDGED)
+
+    @cached_property
+    def ignored(self) -> Mask:
+        """Rows whose gradient is exactly 0, (N,)."""
+        return np.asarray(self.problem.status == RowStatus.IGNORED)
+
+    @cached_property
+    def parts(self) -> Parts:
+        """The parts of the exact gradient."""
+        assert self.own.parts is not None
+        return self.own.parts
+
+    @np.errstate(all="ignore")
+    def near(self, gradient: Float64, bound: Float64) -> Mask:
+        """Where the candidate is this gradient, (N, k): NaN where it is NaN, and anything in undefined rows."""
+        close = np.abs(self.candidate - gradient) <= _SLACK * bound
+        close |= np.isnan(gradient) & ~np.isfinite(self.candidate)
+        close |= ~np.isfinite(gradient) & (self.candidate == gradient)
+        return np.asarray(close | ~(self.judged | self.ignored)[:, None])
+
+    def is_gradient(self, gradient: Float64, bound: Float64) -> bool:
+        """Whether the candidate is this gradient everywhere."""
+        return bool(self.near(gradient, bound).all())
+
+    def base(self, finding: Finding, found: Parts) -> Base:
+        """The gradient of another question."""
+        return Base(finding=finding, gradient=found.gradient, bound=found.bound(self.format), parts=found)
+
+    def labels(self) -> Array:
+        """The class that carries the most label weight in each row, (N,)."""
+        return np.asarray(np.abs(self.parts.q).argmax(axis=1))
