@@ -78,7 +78,8 @@ def diagnose(
     )
     view = View(problem=problem, format=values.format, candidate=gradient.astype(np.float64), failed=failed, own=own)
     if view.is_gradient(own.gradient, own.bound):
-        found = _effects.cancelled(view) or _effects.isolated(view, own)
+        past = np.abs(view.candidate - own.gradient)[failed] > own.bound[failed]
+        found = _effects.isolated(view, own) if past.any() else _effects.cancelled(view)
         return (found or _unknown(view),)
     stages = (_likely, _unlikely, _double, _by_rows, _vague)
     found: tuple[Finding, ...] = ()

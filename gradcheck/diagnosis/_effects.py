@@ -390,6 +390,11 @@ def isolated(view: View, base: Base) -> Finding | None:
     each = wrong.sum(axis=1)
     if each.max() > 1 and count > _FEW:
         return None
+    # they stand out from the others of their rows
+    of_bound = np.abs(view.candidate - base.gradient) / base.bound
+    others = np.where(wrong | ~wrong.any(axis=1, keepdims=True), 0.0, of_bound)
+    if others.max() > 0.75 and of_bound[wrong].min() < 16 * others.max():
+        return None
     rows, classes = np.nonzero(wrong)
     where = f"row {rows[0]}, class {classes[0]}" + (" first" if count > 1 else "")
     pattern = ""

@@ -34,49 +34,60 @@ def _altered(view: View, finding: Finding, **fields: object) -> Iterator[Base]:
         problem = dataclasses.replace(view.problem, **fields)  # type: ignore[arg-type]
     except GradcheckError:
         return
-    found = parts(problem)
-    if not (problem.status == view.problem.status).all():
-        # which rows are judged is the asker's; the others are not looked at
-        found = dataclasses.replace(found, scale=np.where(view.judged[:, None], found.scale, 0.0))
-    yield view.base(finding, found)
+    yield view.base(finding, parts(problem))
 
 
 def _labels(view: View) -> Iterator[Base]:
     """Labels left out, shifted, permuted, predicted."""
     own, problem = view.parts, view.problem
-    yield Base(
-        finding=Finding(
-            cause="labels-omitted",
-            evidence="every component is that of ŷ alone",
-            fix="subtract the labels: the gradient is ŷ − y",
-        ),
-        gradient=own.scale * own.slope * own.weight * own.p,
-        bound=view.own.bound + 4 * view.format.unit_roundoff * np.abs(own.scale * own.slope * own.weight * own.p),
+    finding = Finding(
+        cause="labels-omitted",
+        evidence="every component is that of ŷ alone",
+        fix="subtract the labels: the gradient is ŷ − y",
     )
-    if problem.labels.ndim == 2:
-        for shift in (1, -1):
-            finding = Finding(
-                cause="labels-shifted",
-                evidence=f"every row is right for its labels moved by {shift:+d} class",
-                fix="count the classes from 0 on both sides",
-            )
-            yield from _altered(view, finding, labels=np.roll(problem.labels, shift, axis=1))
-        for shift in (1, -1):
-            finding = Finding(
-                cause="labels-permuted",
-                evidence=f"every row is right for the labels {shift:+d} row further",
-                fix="keep rows and labels in one order",
-            )
-            yield from _altered(view, finding, labels=np.roll(problem.labels, shift, axis=0))
+    for weight in (own.weight, np.ones_like(own.weight)):
+        alone = np.where(own.scale == 0, 0.0, own.scale * own.slope * weight * own.p)
+        error = own.softmax_error(view.format) + 4 * view.format.unit_roundoff
+        yield Base(finding=finding, gradient=alone, bound=np.abs(alone) * error + view.format.smallest_subnormal)
+    for shift in (1, -1):
+        finding = Finding(
+            cause="labels-permuted",
+            evidence=f"every row is right for the label of the row {'before' if shift == 1 else 'after'} it",
+            fix="keep rows and labels in one order",
+        )
+        yield from _altered(view, finding, labels=np.roll(problem.labels, shift, axis=0))
+    if problem.labels.ndim == 1:
+        yield from _other_classes(view)
         return
-    yield from _other_classes(view)
+    for shift in (1, -1):
+        finding = Finding(
+            cause="labels-shifted",
+            evidence=f"every row is right for its labels moved by {shift:+d} class",
+            fix="count the classes from 0 on both sides",
+        )
+        yield from _altered(view, finding, labels=np.roll(problem.labels, shift, axis=1))
 
 
 def _other_classes(view: View) -> Iterator[Base]:
     """The labels that the gradient itself tells: where y is subtracted."""
+    own = view.parts
+    unit = np.where(own.scale == 0, 1.0, own.scale * own.slope)
+    inner = np.where(np.isfinite(view.candidate), view.candidate / unit, np.inf)
+    # what multiplies p, where the label's weight is not known, told by the classes that matter most
+    top = np.argsort(-own.p, axis=1)[:, :3]
+    spread = np.array([float(share) for share in view.problem.terms.spread])[:, None]
+    weight = np.ones(view.problem.classes) if view.problem.terms.weight is None else view.problem.terms.weight
+    told = (np.take_along_axis(inner, top, 1) + spread * weight[top]) / np.take_along_axis(own.p, top, 1)
+    seen: set[bytes] = set()
+    for factor in (own.weight, np.median(told, axis=1, keepdims=True)):
+        classes = np.where(view.judged, np.argmin(inner - factor * own.p, axis=1), view.problem.labels)
+        if classes.tobytes() not in seen:
+            seen.add(classes.tobytes())
+            yield from _told_classes(view, classes)
+
+
+def _told_classes(view: View, told: Array) -> Iterator[Base]:
     own, problem = view.parts, view.problem
-    toward = np.where(np.isfinite(view.candidate), view.candidate * np.sign(own.scale), np.inf)
-    told = np.where(view.judged, np.argmin(toward - np.abs(own.scale) * own.slope * own.p, axis=1), problem.labels)
     moved = view.judged & (told != problem.labels)
     if not moved.any():
         return
@@ -313,8 +324,10 @@ def _softmaxes(view: View) -> Iterator[Base]:
             evidence="every component is σ(l) − y, the gradient of binary cross-entropy",
             fix="use the softmax over classes, or check another loss",
         ),
-        gradient=own.scale * own.slope * (sigmoid - own.q),
-        bound=np.abs(own.scale * own.slope) * u * (8 * sigmoid * (1 + np.abs(own.z)) + 4 * np.abs(own.q))
+        gradient=own.scale * own.slope * (own.weight * sigmoid - own.q),
+        bound=np.abs(own.scale * own.slope)
+        * u
+        * (8 * np.abs(own.weight) * sigmoid * (1 + np.abs(own.z)) + 4 * np.abs(own.q))
         + view.format.smallest_subnormal,
     )
     if view.problem.rows > 1:
@@ -335,8 +348,8 @@ def _softmaxes(view: View) -> Iterator[Base]:
                 evidence="every component is right for a softmax over the rows of each class",
                 fix="take the softmax over the classes",
             ),
-            gradient=own.scale * own.slope * (down - own.q),
-            bound=np.abs(own.scale * own.slope) * (down * error + 4 * u * np.abs(own.q))
+            gradient=own.scale * own.slope * (own.weight * down - own.q),
+            bound=np.abs(own.scale * own.slope) * (np.abs(own.weight) * down * error + 4 * u * np.abs(own.q))
             + view.format.smallest_subnormal,
         )
     masked = np.isneginf(own.z)

@@ -55,18 +55,22 @@ def _explained(view: View, base: Base, factor: Float64, least: Float64, off: Flo
     assert own is not None
     reach = np.abs(own.lse()[:, 0])
     allowed = 1.5 * view.problem.format.unit_roundoff * reach + 4 * least
-    if (np.abs(np.log(factor[judged])) <= allowed[judged]).all() and (reach[off] > _FAR).any():
-        return Finding(
-            cause="division-free",
-            evidence=f"{size}, no more than rounding lse = {text.brief(float(reach[first]))} explains",
-            fix="divide by the sum: exp(l − max)/S, not exp(l − lse)",
-        )
+    rounding = Finding(
+        cause="division-free",
+        evidence=f"{size}, no more than rounding lse = {text.brief(float(reach[first]))} explains",
+        fix="divide by the sum: exp(l − max)/S, not exp(l − lse)",
+    )
+    explained = bool((np.abs(np.log(factor[judged])) <= allowed[judged]).all())
+    if explained and (reach[off] > _FAR).any():
+        return rounding
     for total, cause, what, fix in _sums(view, base):
         predicted = np.where(np.isfinite(total), own.total[:, 0] / total, 0.0)
         apart = np.abs(factor - predicted) <= 4 * least * np.maximum(predicted, 1.0)
         told = np.abs(predicted - 1) > least
         if apart[judged].all() and told[off].any():
             return Finding(cause=cause, evidence=f"{size}: {what}", fix=fix)
+    if explained and (reach[off] > _FAR / 16).all():
+        return rounding
     return Finding(cause="wrong-sum", evidence=size, fix="look at what the sum over classes holds")
 
 

@@ -53,7 +53,11 @@ class Parts:
     @cached_property
     def gradient(self) -> Float64:
         """The closed form, (N, k)."""
-        return np.asarray(self.scale * self.slope * (self.weight * self.p - self.q))
+        return np.asarray(self._judged(self.scale * self.slope * (self.weight * self.p - self.q)))
+
+    def _judged(self, values: Float64) -> Float64:
+        """Values, but 0 in rows that are not judged, whose logits may be anything."""
+        return np.where(self.scale == 0, 0.0, values)
 
     def lse(self) -> Float64:
         """log Σ exp z, (N, 1)."""
@@ -78,7 +82,7 @@ class Parts:
         found = size * np.abs(self.slope) * inner + 2 * u * np.abs(self.gradient)
         if curved:
             found = found + size * 4 * u * np.abs(self.weight * self.p - self.q)
-        return np.asarray(found + fmt.smallest_subnormal * np.maximum(1.0, size * np.maximum(heavy, 1.0)))
+        return self._judged(found + fmt.smallest_subnormal * np.maximum(1.0, size * np.maximum(heavy, 1.0)))
 
 
 @np.errstate(all="ignore")

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from gradcheck import closed_form
-from gradcheck.formats import Array, Float64, Format, named
+from gradcheck.formats import Array, Format, named
 from gradcheck.mistakes import Planted, Sign, with_softmax
 
 _BLOCK = 128
@@ -75,22 +75,15 @@ def _lanes(logits: Array, fmt: Format) -> Array:
     return closed_form.divide(exps, lanes.sum(axis=1, keepdims=True), fmt)
 
 
-def _corrected(logits: Array, fmt: Format, more: Float64) -> Array:
-    """Softmax whose sum holds `more`, (N, 1), relative to exp of the maximum."""
-    exps = np.exp(closed_form.shift(logits))
-    total = closed_form.row_sum(exps, fmt)
-    return closed_form.divide(exps, (total + more).astype(total.dtype), fmt)
-
-
 def _last_class_left_out(logits: Array, fmt: Format) -> Array:
-    wide = logits.astype(np.float64)
-    return _corrected(logits, fmt, -np.exp(wide[:, -1:] - wide.max(axis=1, keepdims=True)))
+    exps = np.exp(closed_form.shift(logits))
+    return closed_form.divide(exps, closed_form.row_sum(exps[:, :-1], fmt), fmt)
 
 
 def _padding_let_in(logits: Array, fmt: Format) -> Array:
-    wide = logits.astype(np.float64)
-    padding = -logits.shape[1] % _BLOCK
-    return _corrected(logits, fmt, padding * np.exp(np.minimum(-wide.max(axis=1, keepdims=True), 700.0)))
+    padding = np.zeros((len(logits), -logits.shape[1] % _BLOCK), fmt.dtype)
+    padded = np.exp(np.concatenate([logits, padding], axis=1) - logits.max(axis=1, keepdims=True))
+    return closed_form.divide(padded[:, : logits.shape[1]], closed_form.row_sum(padded, fmt), fmt)
 
 
 _HALF, _FINE = ("float16", "bfloat16"), ("float32", "float64")
