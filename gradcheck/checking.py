@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from gradcheck import formats, observing, reference
+from gradcheck import diagnosis, formats, observing, reference
 from gradcheck.candidates import Answer, Candidate
 from gradcheck.exact import Dyadic, total
 from gradcheck.exceptions import CrashedError, InputError, NotApplicableError
 from gradcheck.formats import Array, Format
-from gradcheck.metrics import Comparison, Decision, decide, measure_gradient
+from gradcheck.metrics import Comparison, Decision, decide, failing, measure_gradient
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import Reference, engines
 from gradcheck.reference.rule import SHARPEST_TARGET_BITS
@@ -45,6 +45,7 @@ def check(
     frozen: Callable[[Format], ExactGradient] | None = None,
     repeat: int = 1,
     top: int = 0,
+    diagnosed: bool = True,
     on_row: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """One result for each candidate, as it is found; the reference is made once for each gradient format.
@@ -55,6 +56,7 @@ def check(
         frozen: exact gradients that were made before, by gradient format; None makes them.
         repeat: how often code that may answer otherwise is asked; the worst answer is judged.
         top: how many components of each result to name, the worst first.
+        diagnosed: whether a failure is explained, which takes as long as some ten checks.
         on_row: called after each row of a reference, for whoever shows progress.
     """
     references: dict[str, ExactGradient] = {}
@@ -79,6 +81,8 @@ def check(
                 outcome, references[found.name] = _judge(
                     problem, candidate, answers, references[found.name], tolerance, flush=flush, top=top
                 )
+                if diagnosed:
+                    outcome = _diagnosed(problem, answers, outcome, references[found.name], tolerance, flush=flush)
         yield Result(
             case=case,
             candidate=candidate.name,
@@ -140,6 +144,29 @@ def _judge(
     )
     verdict = Verdict.FAIL if conduct.wrong else outcome.verdict
     return dataclasses.replace(outcome, conduct=conduct, verdict=verdict), exact
+
+
+def _diagnosed(
+    problem: Problem,
+    answers: Sequence[Answer],
+    outcome: Outcome,
+    exact: ExactGradient,
+    tolerance: Tolerance,
+    *,
+    flush: bool,
+) -> Outcome:
+    """The outcome with what explains its failure: that of the first answer that fails."""
+    if not isinstance(outcome, Judged) or not outcome.decision.failed:
+        return outcome
+    bound = stable_bound(exact, flush=flush)
+    limits = tolerance.limits(exact.values, bound)
+    for answer in answers:
+        failed = failing(Comparison(exact, answer.gradient), limits)
+        if failed.any():
+            return dataclasses.replace(
+                outcome, diagnosis=diagnosis.diagnose(problem, answer.gradient, exact, bound, failed)
+            )
+    return outcome
 
 
 def _judge_one(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradcheck.estimates import in_units
 from gradcheck.exact import Dyadic
@@ -136,6 +137,15 @@ class Comparison:
 
 
 @np.errstate(all="ignore")
+def failing(comparison: Comparison, limits: Limits) -> NDArray[np.bool_]:
+    """The judged components that certainly exceed their limit, (N, k)."""
+    # NaN passes no limit, not even one that overflows
+    possible = np.minimum(limits.possible, np.finfo(np.float64).max)
+    past = comparison.errors * (1 - 2.0**-50) - comparison.values.uncertainty > possible
+    return np.asarray((past | ~np.isfinite(comparison.candidate)) & comparison.judged)
+
+
+@np.errstate(all="ignore")
 def decide(comparison: Comparison, limits: Limits, *, top: int = 0) -> Decision:
     """Compares every judged component with its limit, the exact value's uncertainty taken into account.
 
@@ -144,18 +154,17 @@ def decide(comparison: Comparison, limits: Limits, *, top: int = 0) -> Decision:
     """
     values, errors, judged = comparison.values, comparison.errors, comparison.judged
     slack = values.uncertainty
+    failed = failing(comparison, limits)
     # An infinite error, NaN's among them, passes no limit, not even one that overflows
-    certain, possible = (np.minimum(limit, np.finfo(np.float64).max) for limit in (limits.certain, limits.possible))
+    certain = np.minimum(limits.certain, np.finfo(np.float64).max)
     # 2^-50 covers the rounding of the error and of the limit themselves
     passed = (errors + slack) * (1 + 2.0**-50) <= certain
-    failed = errors * (1 - 2.0**-50) - slack > possible
     passed |= (errors == 0) & (slack == 0)
-    failed |= ~np.isfinite(comparison.candidate)
     undecided = judged & ~passed & ~failed
     of_limit = ratio(errors, certain)
     worst = comparison.worst(of_limit)
     return Decision(
-        failed=int((failed & judged).sum()),
+        failed=int(failed.sum()),
         judged=int(judged.sum()),
         undecided_rows=np.flatnonzero(undecided.any(axis=1)).tolist(),
         worst=worst,

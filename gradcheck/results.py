@@ -6,6 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gradcheck.diagnosis import Finding
 from gradcheck.exact import Dyadic
 from gradcheck.formats import Format
 from gradcheck.metrics import Decision, Extreme, Measures
@@ -129,6 +130,8 @@ class Judged:
     sufficient: Sufficient | None = None
     """What would decide an inconclusive result, where the user's own digits or step did not."""
     conduct: Conduct = Conduct()
+    diagnosis: tuple[Finding, ...] = ()
+    """What explains a failure, the likeliest first."""
 
 
 @dataclass(frozen=True, kw_only=True)

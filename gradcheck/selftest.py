@@ -117,6 +117,7 @@ class _Trial:
             frozen=lambda fmt: exact,
             flush=flush,
             repeat=_RUNS,
+            diagnosed=False,
         )
         for result in results:
             self._found[result.candidate, case, rule] = result.outcome

@@ -18,7 +18,7 @@ FLOORS = (
     {"estimates", "closed_form", "losses", "files"},
     {"catalogue", "candidates", "reference"},
     {"tolerances", "fixtures"},
-    {"metrics", "mistakes"},
+    {"metrics", "mistakes", "diagnosis"},
     {"results"},
     {"observing"},
     {"checking", "sweep", "derivation"},

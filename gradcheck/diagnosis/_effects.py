@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradcheck import text
-from gradcheck.diagnosis._view import Base, Finding, Mask, View
+from gradcheck.diagnosis._view import Base, Finding, Mask, View, many
 from gradcheck.formats import FORMATS, Float64, named
+from gradcheck.text import brief
 
 Effect = Callable[[View, Base], Finding | None]
 
@@ -18,10 +19,6 @@ _GUARD = 1e-5
 """The largest probability that a guard is taken to clip."""
 _FEW = 8
 """Entries that are wrong by themselves, at most."""
-
-
-def _number(x: float) -> str:
-    return text.brief(x)
 
 
 def scaled(view: View, base: Base) -> Finding | None:
@@ -45,7 +42,7 @@ def scaled(view: View, base: Base) -> Finding | None:
     sign = ", with the opposite sign" if factor < 0 else ""
     return Finding(
         cause=cause,
-        evidence=f"every component is {_number(abs(factor))} times what is due{name}{sign}",
+        evidence=f"every component is {brief(abs(factor))} times what is due{name}{sign}",
         fix=fix,
         option=option,
     )
@@ -133,7 +130,7 @@ def constant(view: View, base: Base) -> Finding | None:
     ):
         return None
     low, high = float(added.min()), float(added.max())
-    size = _number(low) if low == high else f"{_number(low)} to {_number(high)}"
+    size = brief(low) if low == high else f"{brief(low)} to {brief(high)}"
     return Finding(
         cause="constant-offset",
         evidence=f"every component of a row is off by the same {size}",
@@ -150,8 +147,9 @@ def ignored_rows(view: View, base: Base) -> Finding | None:
     kind = "NaN" if np.isnan(view.candidate[rows]).any() else "not 0"
     return Finding(
         cause="ignored-rows",
-        evidence=f"only ignored rows are wrong: {text.count(rows.size, 'row')} {kind}, the first is row {rows[0]}",
+        evidence=f"only ignored rows are wrong: {text.count(rows.size, 'row')} {kind}, the first is row {{row}}",
         fix="set ignored rows to 0; multiplying by 0 keeps NaN",
+        row=int(rows[0]),
     )
 
 
@@ -179,7 +177,7 @@ def flushed(view: View, base: Base) -> Finding | None:
     if largest < least and not ((size > 0) & (size < least)).any():
         return Finding(
             cause="flushed-subnormals",
-            evidence=f"{text.count(int(wrong.sum()), 'component')} below {_number(least)}, the smallest normal number, are 0",
+            evidence=f"{many(wrong, 'component')} below the smallest normal number, {brief(least)}, are 0",
             fix="keep subnormal numbers, or accept it",
             option="--ftz",
         )
@@ -189,7 +187,7 @@ def flushed(view: View, base: Base) -> Finding | None:
         if largest < 0.01 and (blocks[blocks > 0] >= 4).all():
             return Finding(
                 cause="isolated-entries",
-                evidence=f"{text.count(int(wrong.sum()), 'component')} up to {_number(largest)} are 0, the others right",
+                evidence=f"{many(wrong, 'component')} up to {brief(largest)} are 0, the others right",
                 fix="do not drop small components: together they count",
             )
     return None
@@ -211,11 +209,11 @@ def clipped(view: View, base: Base) -> Finding | None:
             not high.any() or p[high].min() > good[good >= 0.5].max(initial=0.0)
         )
         if consistent:
-            ends = [f"p <= {_number(float(p[low].max()))}"] if low.any() else []
-            ends += [f"1 - p <= {_number(float(1 - p[high].min()))}"] if high.any() else []
+            ends = [f"p <= {brief(float(p[low].max()))}"] if low.any() else []
+            ends += [f"1 - p <= {brief(float(1 - p[high].min()))}"] if high.any() else []
             return Finding(
                 cause="clipped-probabilities",
-                evidence=f"{text.count(int(zero.sum()), 'row')} with {' or '.join(ends)} at the true class are 0 throughout",
+                evidence=f"{many(zero, 'row')} with {' or '.join(ends)} at the true class are 0 throughout",
                 fix="compute the loss from logits; a clipped probability has derivative 0",
             )
     return _epsilon(view, base, p)
@@ -240,7 +238,7 @@ def _epsilon(view: View, base: Base, p: Float64) -> Finding | None:
         return None
     return Finding(
         cause="clipped-probabilities",
-        evidence=f"every row is p/(p + {_number(epsilon)}) of what is due, p that of its true class",
+        evidence=f"every row is p/(p + {brief(epsilon)}) of what is due, p that of its true class",
         fix="compute the loss from logits, without an epsilon in the logarithm",
     )
 
@@ -277,7 +275,7 @@ class _Broken:
     @property
     def rows(self) -> str:
         """How many."""
-        return f"{text.count(int(self.bad.sum()), 'row')} of {int(self.view.judged.sum()):,}"
+        return f"{many(self.bad, 'row')} of {int(self.view.judged.sum()):,}"
 
     @property
     def z(self) -> Float64:
@@ -307,7 +305,7 @@ class _Broken:
             return None
         return Finding(
             cause="wrt-probabilities",
-            evidence=f"NaN throughout {self.rows}, whose true class has a probability below {_number(least)}",
+            evidence=f"NaN throughout {self.rows}, whose true class has a probability below {brief(least)}",
             fix="use ŷ − y: −y/ŷ on the way to it divides by 0",
         )
 
@@ -326,21 +324,21 @@ class _Broken:
             if _between(beyond, self.bad, nearly, judged):
                 return Finding(
                     cause="overflow-unshifted",
-                    evidence=f"wrong in {self.rows}, whose largest logit is past {_number(over)} or below {_number(under)}, "
-                    f"where exp overflows or vanishes in {fmt.name}",
+                    evidence=f"wrong in {self.rows}, whose largest logit is past {brief(over)} or below "
+                    f"{brief(under)}, where exp overflows or vanishes in {fmt.name}",
                     fix="subtract the row's maximum before exp",
                 )
             if _between(below > 1 - under, self.bad, below > -under - some - 16, judged):
                 return Finding(
                     cause="wrong-row-max",
-                    evidence=f"wrong in {self.rows}, which lie {_number(-under)} or more below the batch's maximum, or "
+                    evidence=f"wrong in {self.rows}, which lie {brief(-under)} or more below the batch's maximum, or "
                     "beside NaN",
                     fix="take the maximum over the classes of each row",
                 )
             if _between(first > over + 1, self.bad, first > over - some - 1, judged):
                 return Finding(
                     cause="wrong-row-max",
-                    evidence=f"wrong in {self.rows}, whose first logit lies {_number(over)} or more below their maximum",
+                    evidence=f"wrong in {self.rows}, whose first logit lies {brief(over)} or more below their maximum",
                     fix="shift by the row's maximum, not by its first logit",
                 )
         return None
@@ -396,7 +394,7 @@ def isolated(view: View, base: Base) -> Finding | None:
     if others.max() > 0.75 and of_bound[wrong].min() < 16 * others.max():
         return None
     rows, classes = np.nonzero(wrong)
-    where = f"row {rows[0]}, class {classes[0]}" + (" first" if count > 1 else "")
+    where = f"row {{row}}, class {classes[0]}" + (" first" if count > 1 else "")
     pattern = ""
     if count > 1 and (classes == classes[0]).all():
         pattern = f", all in class {classes[0]}"
@@ -405,8 +403,9 @@ def isolated(view: View, base: Base) -> Finding | None:
     zeros = ", all of them 0" if (view.candidate[wrong] == 0).all() else ""
     return Finding(
         cause="isolated-entries",
-        evidence=f"{text.count(count, 'component')} of {wrong.size:,} wrong ({where}){pattern}{zeros}; the others are right",
+        evidence=f"{many(wrong, 'component')} of {wrong.size:,} wrong ({where}){pattern}{zeros}, the others right",
         fix="look at how these entries are written",
+        row=int(rows[0]),
     )
 
 
@@ -424,8 +423,9 @@ def row_factors(view: View, base: Base) -> Finding | None:
     found = factors[usable, 0]
     if np.ptp(found) <= 64 * view.format.unit_roundoff * np.abs(found).max():
         return None  # one factor, which is another finding
-    labels = view.problem.labels
-    if labels.ndim == 1 and len(np.unique(labels[usable])) > 1:
+    labels, step = view.problem.labels, 64 * view.format.unit_roundoff * np.abs(found).max()
+    parts = 1 + int((np.abs(np.diff(found)) > step).sum())
+    if labels.ndim == 1 and 2 * parts > len(found) and len(np.unique(labels[usable])) > 1:
         by_class = {int(label): found[labels[usable] == label] for label in np.unique(labels[usable])}
         repeated = any(len(values) > 1 for values in by_class.values())
         if repeated and all(
@@ -434,13 +434,13 @@ def row_factors(view: View, base: Base) -> Finding | None:
             label, values = next(iter(by_class.items()))
             return Finding(
                 cause="option-extra",
-                evidence=f"each row is multiplied by a factor of its class, {_number(float(values[0]))} for class {label}",
+                evidence=f"each row has a factor of its class, {brief(float(values[0]))} for class {label}",
                 fix="leave class weights out, or check with them",
                 option="--loss weight=…",
             )
     return Finding(
         cause="scaled",
-        evidence=f"each row is multiplied by a factor of its own, from {_number(float(found.min()))} to {_number(float(found.max()))}",
+        evidence=f"each row has a factor of its own, from {brief(float(found.min()))} to {brief(float(found.max()))}",
         fix="divide all rows by one number; a mean of parts' means is another mean",
     )
 
@@ -462,7 +462,7 @@ def inaccurate_exp(view: View, base: Base) -> Finding | None:
         return None
     return Finding(
         cause="inaccurate-exp",
-        evidence=f"probabilities are off by a factor that grows with the distance below the maximum, to e^{thirds[2]:.2g}",
+        evidence=f"probabilities are off by what grows with the distance below the maximum, to e^{thirds[2]:.2g}",
         fix="use an exp that is accurate over its whole range",
     )
 
@@ -494,7 +494,7 @@ def cancelled(view: View) -> Finding | None:
             return None
         return Finding(
             cause="cancellation",
-            evidence=f"{text.count(int(view.failed.sum()), 'component')} off by what 1 − tanh² loses in {view.format.name}",
+            evidence=f"{many(view.failed, 'component')} off by what 1 − tanh² loses in {view.format.name}",
             fix="compute the slope as 1/cosh²",
         )
     worst = float(errors.max())
@@ -502,7 +502,7 @@ def cancelled(view: View) -> Finding | None:
         return None  # more than subtracting 1 loses
     return Finding(
         cause="cancellation",
-        evidence=f"only the true class is wrong, in {text.count(int(view.failed.sum()), 'row')}, by up to {_number(worst / u / 2)} ulp "
+        evidence=f"only the true class is wrong, in {many(view.failed, 'row')}, by up to {brief(worst / u / 2)} ulp "
         "of 1: p − 1 where p is close to 1",
         fix="compute it as minus the sum of the others, or subtract before rounding",
     )

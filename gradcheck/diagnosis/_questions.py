@@ -110,8 +110,9 @@ def _told_classes(view: View, told: Array) -> Iterator[Base]:
         first = int(np.argmax(moved))
         finding = Finding(
             cause="labels-permuted",
-            evidence=f"{where}; row {first} for {int(told[first])}, not {int(problem.labels[first])}",
+            evidence=f"{where}; row {{row}} for {int(told[first])}, not {int(problem.labels[first])}",
             fix="keep rows and labels in one order",
+            row=first,
         )
     yield from _altered(view, finding, labels=told.astype(np.int64))
 
@@ -194,7 +195,7 @@ def _conventions(view: View) -> Iterator[Base]:
         for shards in (2, 4, 8, 16):
             finding = Finding(
                 cause="other-convention",
-                evidence=f"smoothing gives each class {shards} times its share, as over the classes of 1 of {shards} shards",
+                evidence=f"smoothing gives each class {shards} times its share, that of 1 of {shards} shards",
                 fix="spread over all classes, not over those of one device",
             )
             more = dataclasses.replace(terms, spread=tuple(shards * share for share in terms.spread))

@@ -12,6 +12,8 @@ from gradcheck.formats import Float64, Format, named
 
 _BLOCKS = tuple(2**n for n in range(3, 13))
 _MOST_PADDING = 4096
+_NEAR = 0.01
+"""A factor that is told as 1 and a difference."""
 _FAR = 64.0
 """A log-sum-exp whose rounding tells."""
 _UNEXPLAINED = "times what is due"
@@ -31,10 +33,10 @@ def wrong_sum(view: View, base: Base) -> Finding | None:
         return None
     unit = np.where(own.scale == 0, 1.0, own.scale * own.slope)
     probabilities = (view.candidate / unit + own.q) / own.weight
-    error = own.softmax_error(view.format)
-    # where there is no label, and the largest: the rest is noisier
-    weight = np.where((own.q == 0) & np.isfinite(probabilities), own.p, 0.0)
-    weight = np.where(weight >= weight.max(axis=1, keepdims=True) / 64, weight, 0.0)
+    error = own.softmax_error(view.format) + 4 * view.format.unit_roundoff * np.abs(own.q / (own.weight * own.p))
+    # where it is told most sharply: large probabilities of small label weight
+    error = np.where(np.isfinite(probabilities) & np.isfinite(error), error, np.inf)
+    weight = np.where(error <= 4 * error.min(axis=1, keepdims=True), own.p, 0.0)
     share = weight.sum(axis=1, keepdims=True)
     factor = np.where(share > 0, (np.where(weight > 0, probabilities, 0.0)).sum(axis=1, keepdims=True) / share, 1.0)
     gradient = own.scale * own.slope * (own.weight * factor * own.p - own.q)
@@ -50,7 +52,10 @@ def wrong_sum(view: View, base: Base) -> Finding | None:
 def _explained(view: View, base: Base, factor: Float64, least: Float64, off: Float64) -> Finding:
     """The first of the sums that make these factors."""
     first = int(np.argmax(np.where(off, np.abs(factor - 1), -1.0)))
-    size = f"the probabilities of row {first} are all {text.brief(float(factor[first]))} times what is due"
+    apart = float(factor[first]) - 1
+    near = abs(apart) < _NEAR
+    times = f"1 {'+' if apart > 0 else '-'} {text.brief(abs(apart))}" if near else text.brief(1 + apart)
+    size = f"the probabilities of row {{row}} are all {times} times what is due"
     judged, own = view.judged, base.parts
     assert own is not None
     reach = np.abs(own.lse()[:, 0])
@@ -59,19 +64,20 @@ def _explained(view: View, base: Base, factor: Float64, least: Float64, off: Flo
         cause="division-free",
         evidence=f"{size}, no more than rounding lse = {text.brief(float(reach[first]))} explains",
         fix="divide by the sum: exp(l − max)/S, not exp(l − lse)",
+        row=first,
     )
     explained = bool((np.abs(np.log(factor[judged])) <= allowed[judged]).all())
     if explained and (reach[off] > _FAR).any():
         return rounding
     for total, cause, what, fix in _sums(view, base):
         predicted = np.where(np.isfinite(total), own.total[:, 0] / total, 0.0)
-        apart = np.abs(factor - predicted) <= 4 * least * np.maximum(predicted, 1.0)
+        fits = np.abs(factor - predicted) <= 4 * least * np.maximum(predicted, 1.0)
         told = np.abs(predicted - 1) > least
-        if apart[judged].all() and told[off].any():
-            return Finding(cause=cause, evidence=f"{size}: {what}", fix=fix)
+        if fits[judged].all() and told[off].any():
+            return Finding(cause=cause, evidence=f"{size}: {what}", fix=fix, row=first)
     if explained and (reach[off] > _FAR / 16).all():
         return rounding
-    return Finding(cause="wrong-sum", evidence=size, fix="look at what the sum over classes holds")
+    return Finding(cause="wrong-sum", evidence=size, fix="look at what the sum over classes holds", row=first)
 
 
 def _sums(view: View, base: Base) -> Iterator[tuple[Float64, str, str, str]]:

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from gradcheck import text
 from gradcheck.formats import Array, Float64, Format
 from gradcheck.problem import Problem, RowStatus, Terms
 from gradcheck.tolerances import summing_roundoff
@@ -108,6 +109,11 @@ def parts(problem: Problem, terms: Terms | None = None) -> Parts:
     return found
 
 
+def many(where: Mask, thing: str) -> str:
+    """How many there are, in words."""
+    return text.count(int(where.sum()), thing)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """What explains a gradient, or a part of what does.
@@ -116,12 +122,14 @@ class Finding:
         cause: one of `CAUSES`.
         evidence: in numbers, one sentence without its period; fix: what to do, likewise.
         option: the words that would make the check agree; empty where none would.
+        row: of which the evidence speaks as {row}, for whoever knows its number in the input.
     """
 
     cause: str
     evidence: str
     fix: str
     option: str = ""
+    row: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 from gradcheck import text
+from gradcheck.diagnosis import Finding
 from gradcheck.metrics import Extreme
 from gradcheck.reference import digits_of
 from gradcheck.report import _sentences
-from gradcheck.results import Conduct, Report, Result, Tried
+from gradcheck.results import Conduct, Judged, Report, Result, Tried
 
 SCHEMA_VERSION = 1
 _MAXIMA = {"abs": "max_abs", "rel": "max_rel", "ulp": "max_ulp", "bound": "max_bound", "norm": "norm"}
@@ -104,8 +105,25 @@ def result_record(result: Result) -> dict[str, Any]:
             "evaluations": facts.evaluations,
         },
         "conduct": _conduct(result, outcome.conduct),
-        "diagnosis": None,
+        "diagnosis": _diagnosis(result, outcome),
     }
+
+
+def _diagnosis(result: Result, judged: Judged) -> dict[str, Any] | None:
+    """What explains a failure, and what else would."""
+    if not judged.diagnosis:
+        return None
+
+    def told(finding: Finding) -> dict[str, Any]:
+        return {
+            "cause": finding.cause,
+            "evidence": _sentences.evidence(result, finding),
+            "fix": finding.fix,
+            "option": finding.option or None,
+        }
+
+    first, *others = judged.diagnosis
+    return told(first) | {"others": [told(finding) for finding in others]}
 
 
 def _conduct(result: Result, seen: Conduct) -> dict[str, Any]:

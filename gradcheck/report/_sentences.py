@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from gradcheck import text
+from gradcheck.diagnosis import Finding
 from gradcheck.metrics import Extreme
 from gradcheck.results import (
     Confirmed,
@@ -181,6 +182,21 @@ def conduct(result: Result, judged: Judged) -> str:
         ratio = "" if math.isnan(seen.loss.ratio) else f", {text.brief(seen.loss.ratio)} times it"
         found.append(f"the loss that comes with it, {text.brief(seen.loss.value)}, is not the one described{ratio}")
     return "; ".join(found)
+
+
+def evidence(result: Result, finding: Finding) -> str:
+    """What shows a finding, with the row's number in the input."""
+    return finding.evidence.replace("{row}", str(result.row_number(finding.row)))
+
+
+def diagnosis(result: Result) -> str:
+    """What explains a failure, in one sentence; empty where nothing failed."""
+    if result.judged is None or not result.judged.diagnosis:
+        return ""
+    first, *others = result.judged.diagnosis
+    option = f" ({first.option})" if first.option else ""
+    also = f"; or {' or '.join(finding.cause for finding in others)}" if others else ""
+    return f"{first.cause}: {evidence(result, first)}; {first.fix}{option}{also}"
 
 
 def _underflow(step: StepFacts) -> list[str]:

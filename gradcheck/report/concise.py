@@ -19,6 +19,8 @@ def render(report: Report, style: Style) -> str:
             lines[-1] += f"  {_cells.WORST.cell(result)}"
         if sentence := _sentences.told(result, verbose=style.verbose):
             lines.append(f"    {sentence}")
+        if diagnosis := _sentences.diagnosis(result):
+            lines.append(f"    diagnosis: {diagnosis}")
         lines += [f"    {line}" for line in _sentences.top(result)]
         if result.verdict is not Verdict.PASS and result.again:
             lines.append(f"    again: {result.again}")

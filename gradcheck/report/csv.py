@@ -20,6 +20,7 @@ _NESTED = {
     "tried": ("by", "shown", "cases"),
     "worst": ("row", "class", "candidate", "reference", "ulp"),
     "reference": ("method", "step", "digits", "uncertainty_ulp"),
+    "diagnosis": ("cause", "evidence", "fix"),
 }
 
 

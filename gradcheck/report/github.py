@@ -37,7 +37,9 @@ def _annotation(result: Result) -> str:
     properties = [f"title={_escaped(title, ':,')}"]
     if fixture:
         properties.insert(0, f"file={_escaped(path, ':,')}")
-    message = _sentences.reason(result) + (f"\nagain: {result.again}" if result.again else "")
+    diagnosis = _sentences.diagnosis(result)
+    message = _sentences.reason(result) + (f"\ndiagnosis: {diagnosis}" if diagnosis else "")
+    message += f"\nagain: {result.again}" if result.again else ""
     return f"::{kind} {','.join(properties)}::{_escaped(message)}"
 
 

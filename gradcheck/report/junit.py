@@ -45,7 +45,7 @@ def _outcome(result: Result) -> Failure | Error | Skipped | None:
             return Skipped(reason)
         case Verdict.FAIL:
             failure = Failure(reason, "disagrees")
-            failure.text = text.xml(result.again)
+            failure.text = text.xml("\n".join(filter(None, (_sentences.diagnosis(result), result.again))))
             return failure
         case _:
             return Error(reason, result.verdict.value)

@@ -23,6 +23,8 @@ def render(report: Report, style: Style) -> str:
     for result, sentence in listed:
         title = f"- **{result.verdict.value} {_escaped(_cells.where(result))}**"
         lines.append(f"{title}: {_escaped(sentence)}" if sentence else title)
+        if diagnosis := _sentences.diagnosis(result):
+            lines.append(f"  - diagnosis: {_escaped(diagnosis)}")
         lines += [f"  {_escaped(line)}" for line in _sentences.top(result)]
     lines += [
         "",

@@ -55,6 +55,8 @@ def render(report: Report, style: Style) -> str:
         if sentence := _sentences.told(result, verbose=style.verbose):
             color = _COLORS.get(result.verdict, "yellow")
             console.print(Text.assemble((result.verdict.value, color), f" {_cells.where(result)}: {sentence}"))
+        if diagnosis := _sentences.diagnosis(result):
+            console.print(Text(f"     diagnosis: {diagnosis}"))
         named = _sentences.top(result)
         if named and not sentence:
             console.print(Text(f"{result.verdict.value} {_cells.where(result)}:"))
