@@ -113,9 +113,9 @@ def _found(view: View) -> tuple[Finding, ...]:
 
 def _likely(view: View) -> Iterator[Finding]:
     """One thing that explains all, and that little else would."""
-    yield from _happened(view, _effects.EFFECTS[:5])
+    yield from _happened(view, _effects.EARLY)
     yield from _meant(view, _questions.asked(view))
-    yield from _happened(view, [*_effects.EFFECTS[5:-1], _sums.known_sum])
+    yield from _happened(view, [*_effects.LATE, _sums.known_sum])
     yield from _meant(view, _questions.strange(view))
 
 
@@ -149,7 +149,7 @@ def _others(view: View) -> Iterator[Base]:
 def _double(view: View) -> Iterator[Finding]:
     """Another question, and something that happened to its answer."""
     for base in _others(view):
-        for effect in (*_effects.EFFECTS, _sums.known_sum):
+        for effect in (*_effects.EARLY, *_effects.LATE, _effects.isolated, _sums.known_sum):
             if base.finding is not None and effect is not _effects.clipped and (found := effect(view, base)):
                 yield Finding(
                     cause="mixed",

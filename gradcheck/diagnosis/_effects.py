@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from gradcheck import text
-from gradcheck.diagnosis._view import Base, Finding, Mask, View, many
-from gradcheck.formats import FORMATS, Float64, named
+from gradcheck.diagnosis._view import Base, Finding, Mask, View, many, times
+from gradcheck.formats import FORMATS, Float64, Format, named
 from gradcheck.text import brief
 
 Effect = Callable[[View, Base], Finding | None]
 
+_OF_ROW = "take the maximum over the classes of each row"
 _GUARD = 1e-5
 """The largest probability that a guard is taken to clip."""
+_TELLING = 4
+"""Different numbers that tell a format."""
 _FEW = 8
 """Entries that are wrong by themselves, at most."""
+
+
+def zeros(view: View, base: Base) -> Finding | None:
+    """Nothing at all."""
+    if view.candidate.any() or base is not view.own:
+        return None
+    own = view.parts
+    true = own.p[np.arange(len(own.p)), view.labels()]
+    if (view.judged & (true < _GUARD)).any() and clipped(view, base):
+        return None
+    return Finding(cause="scaled", evidence="every component is 0", fix="return the gradient that was computed")
 
 
 def scaled(view: View, base: Base) -> Finding | None:
     """A constant factor."""
     size = np.where(np.isfinite(base.gradient), np.abs(base.gradient), 0.0)
     place = np.unravel_index(np.argmax(size), size.shape)
-    if not view.candidate.any():
-        return Finding(cause="scaled", evidence="every component is 0", fix="return the gradient that was computed")
     if size[place] < 4 * base.bound[place] or not np.isfinite(view.candidate[place]):
         return None
     factor = float(view.candidate[place] / base.gradient[place])
@@ -42,7 +53,7 @@ def scaled(view: View, base: Base) -> Finding | None:
     sign = ", with the opposite sign" if factor < 0 else ""
     return Finding(
         cause=cause,
-        evidence=f"every component is {brief(abs(factor))} times what is due{name}{sign}",
+        evidence=f"every component is {times(abs(factor))} what is due{name}{sign}",
         fix=fix,
         option=option,
     )
@@ -252,13 +263,10 @@ def nonfinite(view: View, base: Base) -> Finding | None:
     holes = ~np.isfinite(view.candidate)
     # all that is left of a row whose sum is infinite
     labels_alone = np.abs(view.candidate + base.parts.scale * base.parts.slope * base.parts.q) <= 2 * base.bound
-    # where exp is subnormal, or nearly overflows, anything may come of it
-    fmt, largest = view.problem.format, base.parts.z.max(axis=1)
-    thin = (largest > math.log(fmt.smallest_subnormal) - 1) & (largest < math.log(fmt.smallest_normal) + 1)
-    broken = holes.any(axis=1) | labels_alone.all(axis=1) | thin
-    if not bad.any() or not near[view.ignored].all() or (bad & ~broken).any():
+    broken = np.asarray(holes.any(axis=1) | labels_alone.all(axis=1))
+    if not bad.any() or not near[view.ignored].all():
         return None
-    seen = _Broken(view=view, base=base, bad=bad, holes=holes, near=near)
+    seen = _Broken(view=view, base=base, bad=bad, holes=holes, near=near, broken=broken)
     return seen.masked() or seen.quotient() or seen.shifted()
 
 
@@ -271,6 +279,7 @@ class _Broken:
     bad: Mask
     holes: Mask
     near: Mask
+    broken: Mask
 
     @property
     def rows(self) -> str:
@@ -312,62 +321,66 @@ class _Broken:
     def shifted(self) -> Finding | None:
         """exp that overflows or vanishes, without a shift or with a wrong one."""
         assert self.base.parts is not None
-        judged, classes = self.view.judged, self.z.shape[1]
-        largest = np.where(judged, self.z.max(axis=1), 0.0)
-        first = np.where(np.isnan(self.z[:, 0]), 0.0, largest - self.z[:, 0])
-        below = _batch_gap(self.view, self.z)
+        highest = self.view.problem.terms.logits.astype(np.float64).max()
+        shifts = (
+            ("overflow-unshifted", "without a shift", "subtract the row's maximum before exp", np.zeros((1, 1))),
+            ("wrong-row-max", "shifted by the batch's maximum", _OF_ROW, np.full((1, 1), highest)),
+            ("wrong-row-max", "shifted by the row's first logit", _OF_ROW, self.z[:, :1]),
+            ("overflow-unshifted", "with a running maximum from 0", "start it at -inf", _at_least_0(self.z)),
+        )
         for fmt in dict.fromkeys((self.view.problem.format, named(self.view.problem.format.accumulator))):
-            over, under, some = math.log(fmt.max), math.log(fmt.smallest_subnormal), math.log(classes)
-            held = np.where(judged, self.base.parts.total[:, 0], 0.0) < fmt.max
-            beyond = ((largest > over + 1) & held) | (largest < under - 1)
-            nearly = ((largest > over - some - 1) & held) | (largest < math.log(fmt.smallest_normal) + 1)
-            if _between(beyond, self.bad, nearly, judged):
-                return Finding(
-                    cause="overflow-unshifted",
-                    evidence=f"wrong in {self.rows}, whose largest logit is past {brief(over)} or below "
-                    f"{brief(under)}, where exp overflows or vanishes in {fmt.name}",
-                    fix="subtract the row's maximum before exp",
-                )
-            if _between(below > 1 - under, self.bad, below > -under - some - 16, judged):
-                return Finding(
-                    cause="wrong-row-max",
-                    evidence=f"wrong in {self.rows}, which lie {brief(-under)} or more below the batch's maximum, or "
-                    "beside NaN",
-                    fix="take the maximum over the classes of each row",
-                )
-            if _between(first > over + 1, self.bad, first > over - some - 1, judged):
-                return Finding(
-                    cause="wrong-row-max",
-                    evidence=f"wrong in {self.rows}, whose first logit lies {brief(over)} or more below their maximum",
-                    fix="shift by the row's maximum, not by its first logit",
-                )
+            for cause, how, fix, shift in shifts:
+                if self._explained(fmt, shift):
+                    what = "NaN or nothing but labels" if (self.bad & self.broken).any() else "wrong"
+                    return Finding(
+                        cause=cause,
+                        evidence=f"{what} in {self.rows}, where exp {how} overflows or vanishes in {fmt.name}",
+                        fix=fix,
+                    )
         return None
 
+    def _explained(self, fmt: Format, shift: Float64) -> bool:
+        """Whether exp(z − shift) in a format breaks the rows that are broken, and blurs those that are blurred."""
+        own, judged = self.base.parts, self.view.judged
+        assert own is not None
+        top = own.z.max(axis=1, keepdims=True) - shift
+        # NaN stands for a shift that is NaN
+        total = np.where(np.isnan(top), 0.0, np.exp(np.minimum(top, 800.0)) * own.total)
+        certainly = (total > 8 * fmt.max) | (total < fmt.smallest_subnormal / 8)
+        possibly = (total > fmt.max / 8) | (total < own.total * fmt.smallest_subnormal * 8)
+        held = own.total < fmt.max
+        certainly, possibly = (certainly & held)[:, 0], (possibly & held)[:, 0]
+        lost = np.abs(own.scale * own.slope * own.weight) * 4 * fmt.smallest_subnormal / np.maximum(total, 1e-300)
+        blurred = self.view.near(self.base.gradient, self.base.bound + lost).all(axis=1)
+        if (judged & certainly & ~self.broken).any() or (judged & ~possibly & ~blurred).any():
+            return False
+        if (judged & ~blurred & ~self.broken).any():
+            return False
+        seen = self.bad & self.broken & possibly
+        return bool(seen.any() or (~self.near[self.bad]).sum() >= _FEW)
 
-def _batch_gap(view: View, z: Float64) -> Float64:
-    """How far below the batch's maximum each row lies; inf where that is NaN."""
-    logits = view.problem.terms.logits.astype(np.float64)
-    highest = logits.max()
-    return np.where(np.isnan(highest), np.inf, highest - z.max(axis=1))
 
-
-def _between(least: Mask, found: Mask, most: Mask, judged: Mask) -> bool:
-    """Whether a set of rows holds all that it must, and none that it may not."""
-    return bool(found.any() and not (least & ~found & judged).any() and not (found & ~most & judged).any())
+def _at_least_0(z: Float64) -> Float64:
+    """The row's maximum, (N, 1), or 0 where that is less."""
+    return np.asarray(np.maximum(0.0, z.max(axis=1, keepdims=True)))
 
 
 def narrow(view: View, base: Base) -> Finding | None:
     """Numbers of a narrower format, widened."""
     values = view.candidate[view.judged]
     values = values[np.isfinite(values) & (values != 0)]
-    if values.size < 3:
+    if len(np.unique(np.abs(values))) < _TELLING:
         return None
     if base.parts is None:
         return None
     for fmt in sorted(FORMATS.values(), key=lambda fmt: fmt.precision):
         if fmt.precision >= view.format.precision or (fmt.round_array(values).astype(np.float64) != values).any():
             continue
-        limit = np.maximum(base.parts.bound(fmt), fmt.smallest_subnormal) + fmt.unit_roundoff * np.abs(base.gradient)
+        # the logits themselves may have been rounded
+        size = np.abs(np.where(np.isfinite(base.parts.z), base.parts.z, 0.0))
+        moved = np.minimum(np.expm1(2 * fmt.unit_roundoff * (size + size.max(axis=1, keepdims=True))), 1.0)
+        heavy = np.abs(base.parts.scale * base.parts.slope * base.parts.weight)
+        limit = base.parts.bound(fmt) + heavy * base.parts.p * moved
         if view.is_gradient(base.gradient, limit):
             return Finding(
                 cause="narrow-format",
@@ -467,19 +480,10 @@ def inaccurate_exp(view: View, base: Base) -> Finding | None:
     )
 
 
-EFFECTS: tuple[Effect, ...] = (
-    empty_mean,
-    ignored_rows,
-    flushed,
-    transposed,
-    constant,
-    nonfinite,
-    clipped,
-    narrow,
-    scaled,
-    isolated,
-)
-"""The likelier first."""
+EARLY: tuple[Effect, ...] = (empty_mean, ignored_rows, zeros, flushed, transposed, constant)
+"""What is likelier than another question."""
+LATE: tuple[Effect, ...] = (nonfinite, clipped, narrow, scaled)
+"""What is less likely, the likelier first."""
 
 
 def cancelled(view: View) -> Finding | None:

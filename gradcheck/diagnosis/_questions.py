@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from fractions import Fraction
 
 import numpy as np
 
@@ -213,6 +214,7 @@ def _conventions(view: View) -> Iterator[Base]:
     if terms.zeta:
         yield from _other_z_losses(view)
     if terms.softcap is not None:
+        yield from _other_caps(view)
         logits, cap = terms.logits.astype(np.float64), float(terms.softcap)
         ratio, temperature = logits / cap, float(terms.temperature)
         z = np.where(np.isneginf(logits), logits, logits * np.tanh(ratio) / temperature)
@@ -233,23 +235,53 @@ def _conventions(view: View) -> Iterator[Base]:
             yield view.base(finding, dataclasses.replace(own, z=np.where(masked, -cap / temperature, own.z)))
 
 
+_CAPS = (5, 10, 15, 20, 30, 50, 100)
+"""Softcaps that are in use."""
+
+
+def _other_caps(view: View) -> Iterator[Base]:
+    terms = view.problem.terms
+    assert terms.softcap is not None
+    for cap in _CAPS:
+        if cap != terms.softcap:
+            finding = Finding(
+                cause="other-convention",
+                evidence=f"every component is right for softcap={cap}",
+                fix=f"cap at {float(terms.softcap):g}, or check with softcap={cap}",
+                option=f"--loss softcap={cap}",
+            )
+            yield view.base(finding, parts(view.problem, dataclasses.replace(terms, softcap=Fraction(cap))))
+    if terms.temperature != 1:
+        finding = Finding(
+            cause="other-convention",
+            evidence="every component is right where the temperature divides first, and the cap comes afterwards",
+            fix="cap the logits, then divide by the temperature",
+        )
+        swapped = dataclasses.replace(terms, softcap=terms.softcap * terms.temperature)
+        yield view.base(finding, parts(view.problem, swapped))
+
+
 def _other_z_losses(view: View) -> Iterator[Base]:
     own = view.parts
     plain = own.q.sum(axis=1, keepdims=True)
     added = own.weight - plain
     kept = view.judged
-    means = (
+    means: tuple[tuple[Array, str], ...] = (
         (
             np.full_like(added, added[kept].mean()),
             "the square of the mean of lse, where the mean of the squares is due",
         ),
         (added * kept.mean(), "a mean over all rows, the cross-entropy over those that are kept"),
     )
+    terms = view.problem.terms
+    if terms.softcap is not None:
+        uncapped = parts(view.problem, dataclasses.replace(terms, softcap=None))
+        means += ((uncapped.weight - uncapped.q.sum(axis=1, keepdims=True), "that of the logits before the cap"),)
     for instead, evidence in means:
         finding = Finding(
             cause="other-convention",
             evidence=f"the z-loss is {evidence}",
-            fix="add λ·lse² to each row, before the mean",
+            fix="add λ·lse² of the transformed logits to each row, before the mean",
         )
         yield view.base(finding, dataclasses.replace(own, weight=plain + instead))
 
@@ -340,6 +372,7 @@ def _softmaxes(view: View) -> Iterator[Base]:
                 fix="take the maximum over the classes of each row",
             ),
             _on(own, view.problem.format.round_array(columns).astype(np.float64)),
+            lost=view.problem.format.smallest_subnormal,
         )
         down = np.exp(columns) / np.exp(columns).sum(axis=0, keepdims=True)
         error = u * (3 * np.abs(np.where(np.isfinite(columns), columns, 0.0)) + 8 + 2 * np.log(view.problem.rows))

@@ -7,16 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradcheck import text
-from gradcheck.diagnosis._view import Base, Finding, View
+from gradcheck.diagnosis._view import Base, Finding, View, times
 from gradcheck.formats import Float64, Format, named
 
 _BLOCKS = tuple(2**n for n in range(3, 13))
 _MOST_PADDING = 4096
-_NEAR = 0.01
-"""A factor that is told as 1 and a difference."""
 _FAR = 64.0
 """A log-sum-exp whose rounding tells."""
-_UNEXPLAINED = "times what is due"
+_UNEXPLAINED = "what is due"
 
 
 def known_sum(view: View, base: Base) -> Finding | None:
@@ -52,10 +50,7 @@ def wrong_sum(view: View, base: Base) -> Finding | None:
 def _explained(view: View, base: Base, factor: Float64, least: Float64, off: Float64) -> Finding:
     """The first of the sums that make these factors."""
     first = int(np.argmax(np.where(off, np.abs(factor - 1), -1.0)))
-    apart = float(factor[first]) - 1
-    near = abs(apart) < _NEAR
-    times = f"1 {'+' if apart > 0 else '-'} {text.brief(abs(apart))}" if near else text.brief(1 + apart)
-    size = f"the probabilities of row {{row}} are all {times} times what is due"
+    size = f"the probabilities of row {{row}} are all {times(float(factor[first]))} what is due"
     judged, own = view.judged, base.parts
     assert own is not None
     reach = np.abs(own.lse()[:, 0])
@@ -71,6 +66,8 @@ def _explained(view: View, base: Base, factor: Float64, least: Float64, off: Flo
         return rounding
     for total, cause, what, fix in _sums(view, base):
         predicted = np.where(np.isfinite(total), own.total[:, 0] / total, 0.0)
+        if not np.isfinite(predicted[judged]).all():
+            continue
         fits = np.abs(factor - predicted) <= 4 * least * np.maximum(predicted, 1.0)
         told = np.abs(predicted - 1) > least
         if fits[judged].all() and told[off].any():

@@ -17,6 +17,7 @@ from gradcheck.tolerances import summing_roundoff
 
 Mask = NDArray[np.bool_]
 
+_NEAR = 0.01
 _SLACK = 2.0
 """How often its bound a residual may be: the bounds of other questions are estimates."""
 
@@ -109,6 +110,14 @@ def parts(problem: Problem, terms: Terms | None = None) -> Parts:
     return found
 
 
+def times(factor: float) -> str:
+    """A factor in words; near 1 by its distance from it."""
+    apart = factor - 1
+    if apart and abs(apart) < _NEAR:
+        return f"1 {'+' if apart > 0 else '-'} {text.brief(abs(apart))} times"
+    return f"{text.brief(factor)} times"
+
+
 def many(where: Mask, thing: str) -> str:
     """How many there are, in words."""
     return text.count(int(where.sum()), thing)
@@ -192,9 +201,18 @@ class View:
         """Whether the candidate is this gradient everywhere."""
         return bool(self.near(gradient, bound).all())
 
-    def base(self, finding: Finding, found: Parts) -> Base:
-        """The gradient of another question."""
-        return Base(finding=finding, gradient=found.gradient, bound=found.bound(self.format), parts=found)
+    def base(self, finding: Finding, found: Parts, *, lost: float = 0.0) -> Base:
+        """The gradient of another question.
+
+        Args:
+            lost: what exp z is rounded to where it is not shifted any more; all of it leaves 0/0.
+        """
+        gradient, bound = found.gradient, found.bound(self.format)
+        if lost:
+            total = np.exp(found.lse())
+            bound = bound + np.abs(found.scale * found.slope * found.weight) * 4 * lost / np.maximum(total, lost / 8)
+            gradient = np.where((total < lost / 2) & (found.scale != 0), np.nan, gradient)
+        return Base(finding=finding, gradient=gradient, bound=bound, parts=found)
 
     def labels(self) -> Array:
         """The class that carries the most label weight in each row, (N,)."""
