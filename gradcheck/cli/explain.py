@@ -43,6 +43,7 @@ def _topics() -> dict[str, dict[str, str]]:
         candidates,
         catalogue,
         derivation,
+        diagnosis,
         distributions,
         files,
         formats,
@@ -73,6 +74,7 @@ def _topics() -> dict[str, dict[str, str]]:
         "mistakes": {name: one.reason for name, one in mistakes.mistakes().items()},
         "sound": {name: one.reason for name, one in mistakes.sound().items()},
         "signs": {name: what for name, (what, _) in selftest.FLAGS.items()},
+        "causes": dict(diagnosis.CAUSES),
         "steps": {step.name: step.formula for step in derivation.STEPS},
         "topics": {"reference": "how step, precision and uncertainty of the reference are chosen"},
         "exit-codes": _EXIT_CODES,
@@ -154,5 +156,6 @@ def _mistake(name: str) -> str:
 
     one = (mistakes.mistakes() | mistakes.sound())[name]
     lines = [f"  {sign.by} shows it on {sign.case}, in {', '.join(sign.formats)}" for sign in one.signs]
+    lines += [f"  a diagnosis calls it {one.cause}"] if one.cause else []
     lines += [f"  {_explained.link(source)}" for source in one.sources]
     return "\n".join([*lines, f"gradcheck selftest --mistake {name} -v tries it."])

@@ -350,7 +350,12 @@ class _Broken:
         possibly = (total > fmt.max / 8) | (total < own.total * fmt.smallest_subnormal * 8)
         held = own.total < fmt.max
         certainly, possibly = (certainly & held)[:, 0], (possibly & held)[:, 0]
-        lost = np.abs(own.scale * own.slope * own.weight) * 4 * fmt.smallest_subnormal / np.maximum(total, 1e-300)
+        lost = (
+            np.abs(own.scale * own.slope * own.weight)
+            * 4
+            * fmt.smallest_subnormal
+            / np.maximum(total, fmt.smallest_subnormal)
+        )
         blurred = self.view.near(self.base.gradient, self.base.bound + lost).all(axis=1)
         if (judged & certainly & ~self.broken).any() or (judged & ~possibly & ~blurred).any():
             return False
@@ -369,7 +374,8 @@ def narrow(view: View, base: Base) -> Finding | None:
     """Numbers of a narrower format, widened."""
     values = view.candidate[view.judged]
     values = values[np.isfinite(values) & (values != 0)]
-    if len(np.unique(np.abs(values))) < _TELLING:
+    told = len(np.unique(np.abs(values)))
+    if told < _TELLING:
         return None
     if base.parts is None:
         return None
@@ -378,7 +384,9 @@ def narrow(view: View, base: Base) -> Finding | None:
             continue
         # the logits themselves may have been rounded
         size = np.abs(np.where(np.isfinite(base.parts.z), base.parts.z, 0.0))
-        moved = np.minimum(np.expm1(2 * fmt.unit_roundoff * (size + size.max(axis=1, keepdims=True))), 1.0)
+        moved = np.expm1(np.minimum(2 * fmt.unit_roundoff * (size + size.max(axis=1, keepdims=True)), 600.0))
+        if told < _TELLING**2:
+            moved = np.minimum(moved, 1.0)  # few numbers may be of the format by chance
         heavy = np.abs(base.parts.scale * base.parts.slope * base.parts.weight)
         limit = base.parts.bound(fmt) + heavy * base.parts.p * moved
         if view.is_gradient(base.gradient, limit):

@@ -52,6 +52,7 @@ class Planted:
         gradient: of a problem, (N, k), in its format; or
         function: of logits and labels, as code of a user's own; one of the two is given.
         signs: what shows that it is wrong; none for a sound variant.
+        cause: what a diagnosis is to call its gradient; empty where that is right.
         watched: whether it is asked again, and in another order.
         flush: whether flushed subnormals are accepted of it.
         sources: the threads that it comes from, as OWNER/REPOSITORY#NUMBER.
@@ -62,6 +63,7 @@ class Planted:
     gradient: Gradient | None = None
     function: Callable[[Array, Array], Any] | None = None
     signs: tuple[Sign, ...] = ()
+    cause: str = ""
     watched: bool = False
     flush: bool = False
     sources: tuple[str, ...] = ()

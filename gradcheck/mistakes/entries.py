@@ -83,6 +83,7 @@ def _transposed(problem: Problem) -> Array:
 MISTAKES = (
     Planted(
         name="zeros",
+        cause="scaled",
         reason="All zeros: at a gap of 20 they agree with the exact gradient to 1e-8.",
         gradient=lambda problem: np.zeros_like(problem.logits),
         signs=(
@@ -92,30 +93,35 @@ MISTAKES = (
     ),
     Planted(
         name="entry-zeroed",
+        cause="isolated-entries",
         reason="A single entry of a thousand is 0.",
         gradient=_without_entry,
         signs=(Sign(case="plain-1000"),),
     ),
     Planted(
         name="entry-past-bound",
+        cause="isolated-entries",
         reason="A single entry lies two ulp past the bound that a sound algorithm meets, the others are exact.",
         gradient=lambda problem: _moved(problem, past=True),
         signs=(Sign(case="plain-1000"), Sign(case="plain-3"), Sign(case="saturated-gap-20")),
     ),
     Planted(
         name="last-class-dropped",
+        cause="isolated-entries",
         reason="The gradient of the last class is never written.",
         gradient=_without_last,
         signs=(Sign(case="plain-3"), Sign(case="order-dominant-last")),
     ),
     Planted(
         name="top-class-dropped",
+        cause="isolated-entries",
         reason="The gradient of the class with the largest logit is never written.",
         gradient=_without_top,
         signs=(Sign(case="plain-3"), Sign(case="losing-gap-100")),
     ),
     Planted(
         name="transposed",
+        cause="transposed",
         reason="The array is transposed in memory: (k, N) where (N, k) is due.",
         gradient=_transposed,
         signs=(Sign(case="plain-10"),),

@@ -58,36 +58,42 @@ def _predicted(problem: Problem) -> Array:
 MISTAKES = (
     Planted(
         name="labels-omitted",
+        cause="labels-omitted",
         reason="ŷ where ŷ − y is due: the label is left out.",
         gradient=_omitted,
         signs=(Sign(case="plain-3"),),
     ),
     Planted(
         name="labels-shifted",
+        cause="labels-shifted",
         reason="Every label is off by one class.",
         gradient=_shifted,
         signs=(Sign(case="plain-3"),),
     ),
     Planted(
         name="labels-permuted",
+        cause="labels-permuted",
         reason="Every row gets the label of the row before.",
         gradient=_permuted,
         signs=(Sign(case="plain-10"),),
     ),
     Planted(
         name="labels-predicted",
+        cause="labels-permuted",
         reason="The predicted class stands in for the label: the row is right where the model is.",
         gradient=_predicted,
         signs=(Sign(case="losing-gap-18"),),
     ),
     Planted(
         name="labels-in-16-bits",
+        cause="labels-omitted",
         reason="Labels are kept in 16 bits: class 39,990 becomes class -25,546, which is none.",
         gradient=_narrow,
         signs=(Sign(case="order-late-40000"),),
     ),
     Planted(
         name="labels-off-simplex",
+        cause="other-convention",
         reason="ŷ − y where Σy·ŷ − y is due: labels are taken to sum to 1.",
         gradient=_off_simplex,
         signs=(Sign(case="soft-off-simplex"), Sign(case="weighted-sum")),

@@ -167,12 +167,14 @@ _FINE = ("float32", "float64")
 MISTAKES = (
     Planted(
         name="smoothing-forgotten",
+        cause="option-missing",
         reason="Label smoothing is asked for, and left out.",
         gradient=lambda problem: compensated.gradient(without(problem, "label_smoothing")),
         signs=(Sign(case="smoothing-plain"), Sign(case="smoothing-saturated")),
     ),
     Planted(
         name="smoothing-of-a-shard",
+        cause="other-convention",
         reason="Smoothing spreads ε over the classes of one of two shards: each gets twice its share.",
         gradient=_smoothing_of_a_shard,
         signs=(Sign(case="smoothing-shard"),),
@@ -180,12 +182,14 @@ MISTAKES = (
     ),
     Planted(
         name="smoothing-over-others",
+        cause="other-convention",
         reason="Smoothing of ε/(K − 1) over the others, where ε/K over all is asked for.",
         gradient=_smoothing_over_others,
         signs=(Sign(case="smoothing-plain"),),
     ),
     Planted(
         name="smoothing-of-ignored-rows",
+        cause="ignored-rows",
         reason="The uniform part of smoothing is added in ignored rows, too.",
         gradient=_smoothing_of_ignored_rows,
         signs=(Sign(case="ignored-smoothing"), Sign(case="ignored-smoothing", by="ignored")),
@@ -193,6 +197,7 @@ MISTAKES = (
     ),
     Planted(
         name="smoothing-unweighted",
+        cause="other-convention",
         reason="Class weights multiply the label, and not the uniform part of smoothing.",
         gradient=_smoothing_unweighted,
         signs=(Sign(case="weighted-smoothing"),),
@@ -200,12 +205,14 @@ MISTAKES = (
     ),
     Planted(
         name="weights-forgotten",
+        cause="option-missing",
         reason="Class weights are asked for, and left out.",
         gradient=lambda problem: compensated.gradient(without(problem, "weight")),
         signs=(Sign(case="weighted-sum"),),
     ),
     Planted(
         name="weights-not-in-mean",
+        cause="other-convention",
         reason="A weighted mean divides by the number of rows, not by their weights.",
         gradient=_weights_not_in_mean,
         signs=(Sign(case="weighted-mean"),),
@@ -213,12 +220,14 @@ MISTAKES = (
     ),
     Planted(
         name="z-loss-forgotten",
+        cause="option-missing",
         reason="A z-loss is asked for, and left out.",
         gradient=lambda problem: compensated.gradient(without(problem, "z_loss")),
         signs=(Sign(case="z-loss-offset"),),
     ),
     Planted(
         name="z-loss-unasked",
+        cause="option-extra",
         reason="A z-loss of 1e-4 that stays on when it is off: at ordinary logits half formats round it away.",
         gradient=_z_loss_unasked,
         signs=(
@@ -230,6 +239,7 @@ MISTAKES = (
     ),
     Planted(
         name="z-loss-of-mean",
+        cause="other-convention",
         reason="The square of the mean of lse, where the mean of the squares is due.",
         gradient=_z_loss_of_mean,
         signs=(Sign(case="z-loss-offset"),),
@@ -237,18 +247,21 @@ MISTAKES = (
     ),
     Planted(
         name="z-loss-of-all-rows",
+        cause="other-convention",
         reason="The z-loss is a mean over all rows, the cross-entropy over those that are kept.",
         gradient=_z_loss_of_all_rows,
         signs=(Sign(case="z-loss-mean-ignored", formats=("float16", *_FINE)),),
     ),
     Planted(
         name="softcap-slope-forgotten",
+        cause="option-missing",
         reason="The logits are capped, and the gradient is not multiplied by the cap's slope.",
         gradient=_softcap_slope_forgotten,
         signs=(Sign(case="softcap-plain"),),
     ),
     Planted(
         name="softcap-form",
+        cause="other-convention",
         reason="l·tanh(l/c) in place of c·tanh(l/c): nothing is capped.",
         gradient=_softcap_form,
         signs=(Sign(case="softcap-plain"),),
@@ -256,6 +269,7 @@ MISTAKES = (
     ),
     Planted(
         name="softcap-lifts-masks",
+        cause="other-convention",
         reason="The cap makes −c of a mask of −inf, and padding gains probability.",
         gradient=_softcap_lifts_masks,
         # bfloat16 rounds what is capped so coarsely that this is within its bound
@@ -264,42 +278,49 @@ MISTAKES = (
     ),
     Planted(
         name="softcap-fixed",
+        cause="other-convention",
         reason="The cap is 30, whatever is asked for.",
         gradient=_softcap_fixed,
         signs=(Sign(case="softcap-plain", formats=("float16", *_FINE)),),
     ),
     Planted(
         name="softcap-after-temperature",
+        cause="other-convention",
         reason="The logits are divided by T first, and capped afterwards.",
         gradient=_softcap_after_temperature,
         signs=(Sign(case="combined-softcap-temperature"),),
     ),
     Planted(
         name="z-loss-uncapped",
+        cause="other-convention",
         reason="The z-loss is that of the logits before the cap.",
         gradient=_z_loss_uncapped,
         signs=(Sign(case="combined-softcap-z-loss"),),
     ),
     Planted(
         name="weights-of-ignored-rows",
+        cause="scaled",
         reason="The mean's divisor counts ignored rows, by the weight of class 0.",
         gradient=_weights_of_ignored_rows,
         signs=(Sign(case="combined-weight-ignored"),),
     ),
     Planted(
         name="softcap-slope-cancelled",
+        cause="cancellation",
         reason="1 − tanh² for sech²: no digits are left beyond the cap, which stable forgives.",
         gradient=shifted.gradient,
         signs=(Sign(case="softcap-beyond", by="ulp:4", formats=("bfloat16", *_FINE)),),
     ),
     Planted(
         name="temperature-outside-forgotten",
+        cause="option-missing",
         reason="The logits are divided by T, and the gradient is not.",
         gradient=_temperature_outside_forgotten,
         signs=(Sign(case="temperature-low"), Sign(case="temperature-high")),
     ),
     Planted(
         name="mask-forgotten",
+        cause="option-missing",
         reason="Classes that a mask takes out are summed with the others.",
         gradient=lambda problem: compensated.gradient(without(problem, "mask")),
         signs=(Sign(case="masked-by-option"),),

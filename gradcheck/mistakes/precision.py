@@ -72,24 +72,28 @@ _FINE = ("float32", "float64")
 MISTAKES = (
     Planted(
         name="narrow",
+        cause="narrow-format",
         reason="Computed in the next narrower format, and widened.",
         gradient=_narrow,
         signs=(Sign(case="plain-3", formats=_FINE),),
     ),
     Planted(
         name="stored-narrow",
+        cause="narrow-format",
         reason="The gradient passes through the next narrower format on its way.",
         gradient=_stored_narrow,
         signs=(Sign(case="plain-3", formats=_FINE),),
     ),
     Planted(
         name="labels-narrow",
+        cause="narrow-format",
         reason="Soft labels are kept in the next narrower format.",
         gradient=_labels_narrow,
         signs=(Sign(case="soft-plain", formats=_FINE),),
     ),
     Planted(
         name="fixed-up-after-storing",
+        cause="cancellation",
         reason="1 is subtracted from a probability that was rounded to the half format already, which stable forgives.",
         gradient=_fixed_up,
         signs=(Sign(case="saturated-fix-up", by="ulp:4", formats=("float16", "bfloat16")),),
@@ -97,6 +101,7 @@ MISTAKES = (
     ),
     Planted(
         name="true-class-cancelled",
+        cause="cancellation",
         reason="p − 1 at a true class whose p is close to 1, as every framework computes it and stable forgives.",
         gradient=shifted.gradient,
         signs=(
@@ -107,6 +112,7 @@ MISTAKES = (
     ),
     Planted(
         name="subnormals-flushed",
+        cause="flushed-subnormals",
         reason="Numbers below the smallest normal one are flushed to 0.",
         gradient=_flushed,
         signs=(
@@ -117,6 +123,7 @@ MISTAKES = (
     ),
     Planted(
         name="gradient-filtered",
+        cause="isolated-entries",
         reason="Blocks of 128 classes whose gradient is below 2^-12 throughout are dropped.",
         gradient=_filtered,
         signs=(Sign(case="saturated-tail"),),

@@ -84,6 +84,7 @@ def _unsteady(logits: Array, labels: Array) -> Array:
 MISTAKES = (
     Planted(
         name="ignored-not-zeroed",
+        cause="ignored-rows",
         reason="Ignored rows keep a gradient, that of class 0.",
         gradient=_not_zeroed,
         signs=(Sign(case="ignored-some"), Sign(case="ignored-some", by="ignored")),
@@ -91,6 +92,7 @@ MISTAKES = (
     ),
     Planted(
         name="ignored-times-zero",
+        cause="ignored-rows",
         reason="Ignored rows are multiplied by 0: NaN stays NaN.",
         gradient=_times_zero,
         signs=(Sign(case="nonfinite-ignored-row"),),
@@ -98,12 +100,14 @@ MISTAKES = (
     ),
     Planted(
         name="rows-unwritten",
+        cause="isolated-entries",
         reason="Rows past the last whole block of 16 are never written.",
         gradient=_unwritten,
         signs=(Sign(case="plain-300-rows"),),
     ),
     Planted(
         name="rows-counted-in-half",
+        cause="scaled",
         reason="The rows of a mean are counted one by one in bfloat16, which stops at 256.",
         gradient=_counted_in_half,
         signs=(Sign(case="plain-300-rows"),),

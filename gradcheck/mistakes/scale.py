@@ -54,42 +54,49 @@ def _nothing_over_nothing(problem: Problem) -> Array:
 MISTAKES = (
     Planted(
         name="sign",
+        cause="sign",
         reason="y − ŷ: the sign is wrong.",
         gradient=lambda problem: -compensated.gradient(problem),
         signs=(Sign(case="plain-3"), Sign(case="plain-3", by="wrong-sign")),
     ),
     Planted(
         name="doubled",
+        cause="scaled",
         reason="Twice the gradient, as where it is added up in two places.",
         gradient=lambda problem: _times(problem, 2.0),
         signs=(Sign(case="plain-3"),),
     ),
     Planted(
         name="mean-twice",
+        cause="scaled",
         reason="The mean is taken twice: divided by N, and by N again.",
         gradient=lambda problem: _times(problem, 1 / _divisor(problem)),
         signs=(Sign(case="plain-mean"),),
     ),
     Planted(
         name="mean-forgotten",
+        cause="scaled",
         reason="The sum over rows where the mean is due.",
         gradient=lambda problem: _times(problem, _divisor(problem)),
         signs=(Sign(case="plain-mean"),),
     ),
     Planted(
         name="mean-over-classes",
+        cause="scaled",
         reason="Divided by the number of classes, too, as the mean over an array's elements is.",
         gradient=lambda problem: _times(problem, 1 / problem.classes),
         signs=(Sign(case="plain-mean"),),
     ),
     Planted(
         name="mean-of-all-rows",
+        cause="other-convention",
         reason="The mean counts ignored rows.",
         gradient=_mean_of_all_rows,
         signs=(Sign(case="ignored-some"),),
     ),
     Planted(
         name="mean-of-halves",
+        cause="scaled",
         reason="The mean of two micro-batches' means, whatever they hold.",
         gradient=_mean_of_halves,
         signs=(Sign(case="ignored-uneven"),),
@@ -97,6 +104,7 @@ MISTAKES = (
     ),
     Planted(
         name="mean-over-nothing",
+        cause="other-convention",
         reason="0/0 where every row is ignored.",
         gradient=_nothing_over_nothing,
         signs=(Sign(case="ignored-all"), Sign(case="weighted-nothing")),
@@ -104,6 +112,7 @@ MISTAKES = (
     ),
     Planted(
         name="upstream-of-first-row",
+        cause="option-missing",
         reason="The gradient from above is taken for one number, the first row's.",
         gradient=_upstream_of_first_row,
         signs=(Sign(case="upstream-per-row"),),
@@ -111,6 +120,7 @@ MISTAKES = (
     ),
     Planted(
         name="upstream-forgotten",
+        cause="option-missing",
         reason="The gradient from above is left out.",
         gradient=lambda problem: compensated.gradient(without(problem, "upstream")),
         signs=(Sign(case="upstream-per-row"), Sign(case="upstream-loss-scale")),

@@ -91,12 +91,14 @@ _HALF, _FINE = ("float16", "bfloat16"), ("float32", "float64")
 MISTAKES = (
     Planted(
         name="sum-in-half",
+        cause="half-precision-sum",
         reason="The sum is made in the half format itself: it stops growing, or overflows.",
         gradient=with_softmax(_in_itself),
         signs=(Sign(case="equal-70000", formats=_HALF),),
     ),
     Planted(
         name="sum-in-one-accumulator",
+        cause="half-precision-sum",
         reason="One float32 accumulator for thousands of terms: every addition rounds.",
         gradient=with_softmax(_one_accumulator),
         signs=(
@@ -106,6 +108,7 @@ MISTAKES = (
     ),
     Planted(
         name="count-in-half",
+        cause="half-precision-sum",
         reason="The number of classes is converted to float16, and is inf from 65,520 on.",
         gradient=with_softmax(_counted),
         signs=(Sign(case="equal-65536", formats=("float16",)),),
@@ -113,18 +116,21 @@ MISTAKES = (
     ),
     Planted(
         name="stale-rescale",
+        cause="stale-block-max",
         reason="Online softmax that does not rescale its sum when the last block raises the maximum.",
         gradient=with_softmax(lambda logits, fmt: _online(logits, fmt, rescaled=False)),
         signs=(Sign(case="order-last-block"), Sign(case="order-range-800")),
     ),
     Planted(
         name="stale-rescale-large",
+        cause="stale-block-max",
         reason="The same with blocks of 4,096 classes: rows of one block never show it.",
         gradient=with_softmax(lambda logits, fmt: _online(logits, fmt, rescaled=False, size=4096)),
         signs=(Sign(case="order-late-40000"),),
     ),
     Planted(
         name="maximum-from-zero",
+        cause="overflow-unshifted",
         reason="A running maximum that starts at 0, not at −inf: rows that lie low underflow.",
         gradient=with_softmax(lambda logits, fmt: _online(logits, fmt, start=0.0)),
         signs=(
@@ -134,30 +140,35 @@ MISTAKES = (
     ),
     Planted(
         name="masked-block",
+        cause="masked-nan",
         reason="A running maximum of −inf is subtracted from itself where the first block is all masked.",
         gradient=with_softmax(lambda logits, fmt: _online(logits, fmt, guarded=False)),
         signs=(Sign(case="masked-first-block"), Sign(case="masked-first-block", by="nonfinite")),
     ),
     Planted(
         name="tail-left-out",
+        cause="wrong-sum",
         reason="The last block is left out of the sum where it is not full.",
         gradient=with_softmax(lambda logits, fmt: _online(logits, fmt, tail=False)),
         signs=(Sign(case="order-dominant-last"), Sign(case="vocabulary-last-dominates")),
     ),
     Planted(
         name="tail-left-out-large",
+        cause="wrong-sum",
         reason="The same with blocks of 1,024 classes.",
         gradient=with_softmax(lambda logits, fmt: _online(logits, fmt, tail=False, size=1024)),
         signs=(Sign(case="order-late-40000"),),
     ),
     Planted(
         name="class-left-out",
+        cause="wrong-sum",
         reason="The last class is left out of the sum: among 50,257 in float32 only the row's sum shows it.",
         gradient=with_softmax(_last_class_left_out),
         signs=(Sign(case="plain-3"), Sign(case="vocabulary-50257", by="total", formats=_FINE)),
     ),
     Planted(
         name="padding-let-in",
+        cause="wrong-sum",
         reason="Padding to a multiple of 128 is summed with the classes: in a long row only its sum shows it.",
         gradient=with_softmax(_padding_let_in),
         signs=(Sign(case="equal-2"), Sign(case="vocabulary-50257", by="total", formats=_FINE)),
