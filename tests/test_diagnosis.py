@@ -1,4 +1,4 @@
-"""The diagnosis: every planted mistake gets its own name, from its gradient alone; right gradients none; two are mixed."""
+"""The diagnosis: planted mistakes get their names, from the gradient alone; right gradients none; two are mixed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 from gradcheck import catalogue, diagnosis, losses, mistakes, reference, tolerances
 from gradcheck.diagnosis import CAUSES, Finding
 from gradcheck.exceptions import GradcheckError
-from gradcheck.formats import FORMATS, Format
+from gradcheck.formats import Format
 from gradcheck.metrics import Comparison, failing
-from gradcheck.mistakes import Planted, Sign
+from gradcheck.mistakes import Planted
 from gradcheck.problem import Problem
 from gradcheck.reference import Settings
 from gradcheck.selftest import FLAGS
@@ -116,23 +116,169 @@ def problems(name: str, seed: int, rows: int = 12) -> Iterator[Problem]:
         yield Problem(logits=whole.logits[chosen], labels=labels, format=whole.format, loss=losses.parse(texts))
 
 
-def tally(name: str, seed: int) -> tuple[Counter[str], Counter[str], dict[str, Counter[str]]]:
-    """How often each mistake was diagnosed, how often rightly or honestly not at all, and the wrong names."""
-    seen: Counter[str] = Counter()
-    right: Counter[str] = Counter()
-    wrong: dict[str, Counter[str]] = {}
-    for problem in problems(name, seed):
+def tally(name: str, seed: int, rows: int = 12) -> Counter[tuple[str, str]]:
+    """How often each mistake was called what: by its own name, by that of another that answers alike, or otherwise."""
+    found: Counter[tuple[str, str]] = Counter()
+    for problem in problems(name, seed, rows):
+        answers = {}
         for one in MISTAKES.values():
             try:
-                gradient = answer(one, problem)
+                answers[one.name] = answer(one, problem)
             except GradcheckError:
                 continue
+        exact = reference.compute(problem, problem.format, Settings())
+        bound = np.ldexp(tolerances.stable_bound(exact), exact.values.unit_log2.astype(np.int32))
+        for mistake, gradient in answers.items():
             said = diagnosed(problem, gradient)
             if said is None:
                 continue
-            seen[one.name] += 1
-            if one.cause in (finding.cause for finding in said):
-                right[one.name] += 1
-            elif said[0].cause not in ("unknown", "mixed"):
-                wrong.setdefault(one.name, Counter())[said[0].cause] += 1
-    return seen, right, wrong
+            cause = said[0].cause
+            if MISTAKES[mistake].cause in (finding.cause for finding in said):
+                cause = "its own"
+            elif any(MISTAKES[other].cause == cause and alike(gradient, answers[other], bound) for other in answers):
+                cause = "another's, alike"
+            found[mistake, cause] += 1
+    return found
+
+
+@np.errstate(all="ignore")
+def alike(one: Any, other: Any, bound: Any) -> bool:
+    """Whether two gradients are no further apart than two sound ones."""
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    return bool(((np.abs(a - b) <= 2 * bound) | (a == b) | (np.isnan(a) & np.isnan(b))).all())
+
+
+# The figures of docs/diagnosis.md, with room for another processor's exp. The last file was not looked at while the
+# rules were written.
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("sklearn_iris_logreg_f64", 12), ("magika_f32", 12), ("langid_sentences_f32", 12), ("ocr_ddddocr_f32", 2)],
+)
+def test_mistakes_on_real_logits_get_their_names(name: str, rows: int) -> None:
+    found = tally(name, 0, rows)
+    total = sum(found.values())
+    own = sum(count for (_, cause), count in found.items() if cause in ("its own", "another's, alike"))
+    silent = sum(count for (_, cause), count in found.items() if cause in ("unknown", "mixed"))
+    assert total > 200
+    assert own >= 0.85 * total, found
+    assert total - own - silent <= 0.04 * total, found
+
+
+# --- right gradients, and two mistakes at once -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fmt", EVERY_FORMAT, ids=str)
+def test_right_gradients_get_no_diagnosis(fmt: Format) -> None:
+    for case in catalogue.select(["plain-*", "saturated-*", "masked-*", "combined-*"]):
+        problem = case.problem(fmt)
+        if problem is not None:
+            for name in ("shifted", "compensated", "correctly-rounded"):
+                assert diagnosed(problem, answer(mistakes.sound()[name], problem)) is None
+
+
+def zeroed(gradient: Any) -> Any:
+    gradient = gradient.copy()
+    gradient[0, 1] = 0
+    return gradient
+
+
+EFFECTS = {
+    "doubled": lambda gradient: 2 * gradient,
+    "sign": lambda gradient: -gradient,
+    "transposed": lambda gradient: np.ascontiguousarray(gradient.T).reshape(gradient.shape),
+    "zeroed": zeroed,
+}
+
+
+@pytest.mark.parametrize("effect", EFFECTS)
+@pytest.mark.parametrize(
+    ("mistake", "loss"),
+    [
+        ("labels-shifted", ()),
+        ("labels-permuted", ()),
+        ("labels-omitted", ()),
+        ("softmax-twice", ()),
+        ("smoothing-forgotten", ("label_smoothing=0.1",)),
+        ("z-loss-forgotten", ("z_loss=0.1",)),
+        ("softcap-slope-forgotten", ("softcap=2",)),
+        ("weights-forgotten", ("weight=0.5,1.5,3,0.75,1.25,2",)),
+    ],
+)
+def test_two_mistakes_are_mixed(mistake: str, loss: tuple[str, ...], effect: str) -> None:
+    rng = np.random.default_rng(0)
+    problem = make_problem(rng.normal(size=(5, 6)) * 2, [0, 3, 5, 2, 1], "float32", loss=loss)
+    said = diagnosed(problem, EFFECTS[effect](answer(MISTAKES[mistake], problem)))
+    assert said is not None
+    assert said[0].cause == "mixed", said
+    assert MISTAKES[mistake].cause in said[0].evidence
+
+
+def test_what_nothing_explains_is_unknown() -> None:
+    problem = make_problem(np.random.default_rng(1).normal(size=(4, 9)), [0, 3, 5, 2], "float32")
+    noise = 1 + np.random.default_rng(2).normal(size=(4, 9)).astype(np.float32) / 100
+    said = diagnosed(problem, answer(mistakes.sound()["shifted"], problem) * noise)
+    assert said is not None
+    assert said[0].cause == "unknown"
+    assert "36 components in 4 rows of 4 fail, 4 at the true class" in said[0].evidence
+
+
+def test_rows_that_differ_are_mixed() -> None:
+    problem = make_problem(np.random.default_rng(3).normal(size=(6, 5)), [0, 3, 4, 2, 1, 1], "float64")
+    halves = [answer(MISTAKES[name], problem) for name in ("labels-omitted", "labels-shifted")]
+    said = diagnosed(problem, np.concatenate([halves[0][:3], halves[1][3:]]))
+    assert said is not None
+    assert said[0].cause == "mixed"
+
+
+# --- where it is told --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shifted_labels(tmp_path: Path) -> list[str]:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(8, 5)).astype(np.float32), rng.integers(0, 5, 8)
+    exps = np.exp(logits - logits.max(axis=1, keepdims=True))
+    gradient = exps / exps.sum(axis=1, keepdims=True)
+    gradient[np.arange(8), (labels + 1) % 5] -= 1
+    np.savez(tmp_path / "x.npz", logits=logits, labels=labels, gradient=gradient)
+    return ["check", str(tmp_path / "x.npz")]
+
+
+def test_every_output_format_tells_it(shifted_labels: list[str], program: Program) -> None:
+    told = "labels-shifted: every row is right for its label +1; count the classes from 0 on both sides"
+    for name in ("concise", "table", "junit", "github"):
+        assert told in " ".join(program(*shifted_labels, "--format", name).out.split()), name
+    assert "diagnosis: labels-shifted" in program(*shifted_labels, "--format", "markdown").out
+    (result,) = json.loads(program(*shifted_labels, "--format", "json").out)["results"]
+    assert result["diagnosis"] == {
+        "cause": "labels-shifted",
+        "evidence": "every row is right for its label +1",
+        "fix": "count the classes from 0 on both sides",
+        "option": None,
+        "others": [],
+    }
+    header, line = program(*shifted_labels, "--format", "csv").out.splitlines()
+    assert "diagnosis_cause" in header
+    assert "labels-shifted" in line
+
+
+def test_rows_are_numbered_as_in_the_input(tmp_path: Path, program: Program) -> None:
+    logits = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    problem = make_problem(logits, [0, 1, 2, 3, 4, 0], "float32")
+    gradient = answer(mistakes.sound()["shifted"], problem).copy()
+    gradient[4, 2] = 0.9
+    np.savez(tmp_path / "x.npz", logits=logits, labels=problem.labels, gradient=gradient)
+    out = program("check", str(tmp_path / "x.npz"), "--rows", "3:6").out
+    assert "diagnosis: isolated-entries: 1 component of 15 wrong (row 4, class 2), the others right" in out
+
+
+def test_the_option_makes_the_check_agree(tmp_path: Path, program: Program) -> None:
+    problem = make_problem(
+        np.random.default_rng(0).normal(size=(6, 5)), [0, 1, 2, 3, 4, 0], "float64", ["reduction=mean"]
+    )
+    gradient = answer(mistakes.sound()["shifted"], problem)
+    np.savez(tmp_path / "x.npz", logits=problem.logits, labels=problem.labels, gradient=gradient)
+    words = ["check", str(tmp_path / "x.npz")]
+    (result,) = json.loads(program(*words, "--format", "json").out)["results"]
+    assert (result["diagnosis"]["cause"], result["diagnosis"]["option"]) == ("scaled", "--loss reduction=mean")
+    assert program(*words, *result["diagnosis"]["option"].split()).code == 0

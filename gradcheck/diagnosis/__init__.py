@@ -121,12 +121,12 @@ def _likely(view: View) -> Iterator[Finding]:
 
 def _unlikely(view: View) -> Iterator[Finding]:
     """One thing that explains all, with a number of its own for each row or entry."""
-    yield from _happened(view, [_effects.isolated, _sums.wrong_sum, _effects.row_factors])
+    yield from _happened(view, [_effects.isolated, _sums.wrong_sum])
 
 
 def _vague(view: View) -> Iterator[Finding]:
-    """What fits a tendency, and not every component."""
-    yield from _happened(view, [_effects.inaccurate_exp])
+    """What takes a number for each row, or fits a tendency and not every component."""
+    yield from _happened(view, [_effects.row_factors, _effects.inaccurate_exp])
 
 
 def _happened(view: View, effects: Iterable[_effects.Effect]) -> Iterator[Finding]:
@@ -149,7 +149,7 @@ def _others(view: View) -> Iterator[Base]:
 def _double(view: View) -> Iterator[Finding]:
     """Another question, and something that happened to its answer."""
     for base in _others(view):
-        for effect in (*_effects.EARLY, *_effects.LATE, _effects.isolated, _sums.known_sum):
+        for effect in (*_effects.EARLY, *_effects.LATE, _effects.one_entry, _sums.known_sum):
             if base.finding is not None and effect is not _effects.clipped and (found := effect(view, base)):
                 yield Finding(
                     cause="mixed",

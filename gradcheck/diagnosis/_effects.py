@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ _GUARD = 1e-5
 """The largest probability that a guard is taken to clip."""
 _TELLING = 4
 """Different numbers that tell a format."""
+_PAIR = 2
 _FEW = 8
 """Entries that are wrong by themselves, at most."""
 
@@ -37,7 +39,8 @@ def zeros(view: View, base: Base) -> Finding | None:
 def scaled(view: View, base: Base) -> Finding | None:
     """A constant factor."""
     size = np.where(np.isfinite(base.gradient), np.abs(base.gradient), 0.0)
-    place = np.unravel_index(np.argmax(size), size.shape)
+    # where the factor is told most sharply
+    place = np.unravel_index(np.argmin(np.where(size > 0, base.bound / size, np.inf)), size.shape)
     if size[place] < 4 * base.bound[place] or not np.isfinite(view.candidate[place]):
         return None
     factor = float(view.candidate[place] / base.gradient[place])
@@ -215,7 +218,7 @@ def clipped(view: View, base: Base) -> Finding | None:
         low, high = zero & (p < 0.5), zero & (p >= 0.5)
         if (p[low] > _GUARD).any() or (1 - p[high] > _GUARD).any():
             return None
-        good = p[fit & view.judged]
+        good = p[fit & view.judged & view.candidate.any(axis=1)]
         consistent = (not low.any() or p[low].max() < good[good < 0.5].min(initial=1.0)) and (
             not high.any() or p[high].min() > good[good >= 0.5].max(initial=0.0)
         )
@@ -238,6 +241,10 @@ def _epsilon(view: View, base: Base, p: Float64) -> Finding | None:
     top = np.argmax(np.abs(base.gradient), axis=1)
     at = (rows, top[rows])
     factors = view.candidate[at] / base.gradient[at]
+    usable = (factors > 0) & (factors < 1)
+    if not usable.any():
+        return None
+    rows, factors, at = rows[usable], factors[usable], (at[0][usable], at[1][usable])
     told = p[rows] * (1 / factors - 1)
     error = 2 * base.bound[at] / np.abs(base.gradient[at]) * p[rows] / factors**2
     sharp = int(np.argmin(error / np.maximum(np.abs(told), 1e-300)))
@@ -345,17 +352,15 @@ class _Broken:
         assert own is not None
         top = own.z.max(axis=1, keepdims=True) - shift
         # NaN stands for a shift that is NaN
-        total = np.where(np.isnan(top), 0.0, np.exp(np.minimum(top, 800.0)) * own.total)
-        certainly = (total > 8 * fmt.max) | (total < fmt.smallest_subnormal / 8)
-        possibly = (total > fmt.max / 8) | (total < own.total * fmt.smallest_subnormal * 8)
+        log_total = np.where(np.isnan(top), -np.inf, top + np.log(own.total))
+        total = np.exp(np.minimum(log_total, 700.0))
+        over, under = math.log(fmt.max), math.log(fmt.smallest_subnormal)
+        certainly = (log_total > over + 2) | (log_total < under - 2)
+        possibly = (log_total > over - 2) | (log_total < under + np.log(own.total) + 2)
         held = own.total < fmt.max
         certainly, possibly = (certainly & held)[:, 0], (possibly & held)[:, 0]
-        lost = (
-            np.abs(own.scale * own.slope * own.weight)
-            * 4
-            * fmt.smallest_subnormal
-            / np.maximum(total, fmt.smallest_subnormal)
-        )
+        least = fmt.smallest_subnormal
+        lost = np.abs(own.scale * own.slope * own.weight) * 4 * least / np.maximum(total, least)
         blurred = self.view.near(self.base.gradient, self.base.bound + lost).all(axis=1)
         if (judged & certainly & ~self.broken).any() or (judged & ~possibly & ~blurred).any():
             return False
@@ -409,6 +414,9 @@ def isolated(view: View, base: Base) -> Finding | None:
     each = wrong.sum(axis=1)
     if each.max() > 1 and count > _FEW:
         return None
+    true = wrong[np.arange(len(wrong)), view.labels()]
+    if true[view.judged].all() and count > len(true) > 1:
+        return None  # that is not by chance
     # they stand out from the others of their rows
     of_bound = np.abs(view.candidate - base.gradient) / base.bound
     others = np.where(wrong | ~wrong.any(axis=1, keepdims=True), 0.0, of_bound)
@@ -479,13 +487,20 @@ def inaccurate_exp(view: View, base: Base) -> Finding | None:
     order = np.argsort(gaps)
     thirds = [float(np.median(part)) for part in np.array_split(ratios[order], 3)]
     growing = thirds[0] > thirds[1] > thirds[2] or thirds[0] < thirds[1] < thirds[2]
-    if not growing or abs(thirds[2] - thirds[0]) < 64 * view.format.unit_roundoff:
+    apart = abs(thirds[2] - thirds[0])
+    if not growing or apart < 64 * view.format.unit_roundoff or 4 * np.std(ratios[order][: usable.sum() // 3]) > apart:
         return None
     return Finding(
         cause="inaccurate-exp",
         evidence=f"probabilities are off by what grows with the distance below the maximum, to e^{thirds[2]:.2g}",
         fix="use an exp that is accurate over its whole range",
     )
+
+
+def one_entry(view: View, base: Base) -> Finding | None:
+    """A single entry, or two."""
+    few = int((~view.near(base.gradient, base.bound)).sum()) <= _PAIR
+    return isolated(view, base) if few else None
 
 
 EARLY: tuple[Effect, ...] = (empty_mean, ignored_rows, zeros, flushed, transposed, constant)

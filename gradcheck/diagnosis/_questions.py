@@ -58,6 +58,14 @@ def _labels(view: View) -> Iterator[Base]:
         )
         yield from _altered(view, finding, labels=np.roll(problem.labels, shift, axis=0))
     if problem.labels.ndim == 1:
+        for shift in (1, -1):
+            finding = Finding(
+                cause="labels-shifted",
+                evidence=f"every row is right for its label {shift:+d}",
+                fix="count the classes from 0 on both sides",
+            )
+            moved = np.where(problem.terms.kept, (problem.labels + shift) % problem.classes, problem.labels)
+            yield from _altered(view, finding, labels=moved)
         yield from _other_classes(view)
         return
     for shift in (1, -1):
