@@ -38,7 +38,11 @@ class Parts:
 def gradient(problem: Problem, softmax: Softmax, fmt: Format | None = None) -> Array:
     """s·f'·[(W + 2ζ·lse)·p − q], (N, k), computed in `fmt` (the problem's own, unless given)."""
     fmt = fmt or problem.format
-    found = parts(problem, fmt)
+    return assembled(problem, parts(problem, fmt), softmax, fmt)
+
+
+def assembled(problem: Problem, found: Parts, softmax: Softmax, fmt: Format) -> Array:
+    """The gradient from its parts, (N, k), in `fmt`."""
     return finish(problem, found, minus_labels(found, softmax(found.z, fmt)), fmt)
 
 

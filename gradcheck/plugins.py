@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import importlib
 import importlib.util
 import pkgutil
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from gradcheck.exceptions import UnknownNameError
+
+_Named = TypeVar("_Named")
 
 
 def names(folder: ModuleType) -> list[str]:
@@ -35,6 +40,23 @@ def load(folder: ModuleType, kind: str, name: str) -> ModuleType:
     if name not in known:
         raise UnknownNameError(kind, name, known)
     return importlib.import_module(f"{folder.__name__}.{name}")
+
+
+def matching(kind: str, known: Mapping[str, _Named], globs: Iterable[str]) -> dict[str, _Named]:
+    """What bears a name that matches any of the shell-style patterns, in its order; all where there is no pattern.
+
+    Raises:
+        UnknownNameError: for a pattern that matches nothing; `kind` says what was looked for.
+    """
+    patterns = list(globs)
+    for pattern in patterns:
+        if not fnmatch.filter(known, pattern):
+            raise UnknownNameError(kind, pattern, known)
+    return {
+        name: one
+        for name, one in known.items()
+        if not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    }
 
 
 def documented(folder: ModuleType, name: str) -> tuple[str, str]:

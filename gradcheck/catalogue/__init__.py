@@ -8,7 +8,6 @@ holds its logits.
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -114,20 +113,12 @@ def select(globs: Iterable[str] = (), tagged: Iterable[str] = ()) -> list[Case]:
         UnknownNameError: for a pattern that matches nothing, or a tag that no case carries.
         UsageError: where no case fits both.
     """
-    known = cases()
     patterns, wanted = list(globs), list(tagged)
-    for pattern in patterns:
-        if not fnmatch.filter(known, pattern):
-            raise UnknownNameError("case", pattern, known)
+    named = plugins.matching("case", cases(), patterns)
     for tag in wanted:
         if tag not in tags():
             raise UnknownNameError("tag", tag, tags())
-
-    def chosen(case: Case) -> bool:
-        named = not patterns or any(fnmatch.fnmatchcase(case.name, pattern) for pattern in patterns)
-        return named and (not wanted or any(tag in case.tags for tag in wanted))
-
-    found = [case for case in known.values() if chosen(case)]
+    found = [case for case in named.values() if not wanted or any(tag in case.tags for tag in wanted)]
     if not patterns and LARGE not in wanted:
         found = [case for case in found if LARGE not in case.tags] or found
     if not found:

@@ -125,19 +125,24 @@ def _case(case: Case) -> str:
     from gradcheck.report import _explained
 
     problems = {fmt: made for fmt in formats.FORMATS.values() if (made := case.problem(fmt)) is not None}
-    fmt, problem = list(problems.items())[-1]
+    exact = {fmt.name: reference.compute(one, fmt, reference.Settings()) for fmt, one in problems.items()}
     built_in = [candidates.load(name) for name in candidates.names() if name not in plugins.names(frameworks)]
     checked = [
         result
         for one in problems.values()
         for result in checking.check(
-            one, built_in, case=case.name, tolerance=tolerances.Stable(), settings=reference.Settings()
+            one,
+            built_in,
+            case=case.name,
+            tolerance=tolerances.Stable(),
+            settings=reference.Settings(),
+            frozen=lambda fmt: exact[fmt.name],
         )
     ]
     shows = [one for one in mistakes.mistakes().values() if any(sign.case == case.name for sign in one.signs)]
     planted = [result for result in selftest.run(shows, list(problems), [case]) if result.case == case.name]
-    exact = reference.compute(problem, fmt, reference.Settings())
-    return _explained.case_page(case, catalogue.story(case), exact, problem, checked, planted)
+    fmt, problem = list(problems.items())[-1]
+    return _explained.case_page(case, catalogue.story(case), exact[fmt.name], problem, checked, planted)
 
 
 def _tagged(tag: str) -> list[str]:

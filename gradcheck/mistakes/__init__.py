@@ -7,7 +7,6 @@ show.
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 from gradcheck import closed_form, plugins
 from gradcheck.candidates import Answer, Candidate, of_function
 from gradcheck.closed_form import Gradient, Softmax
-from gradcheck.exceptions import InputError, NotApplicableError, UnknownNameError
+from gradcheck.exceptions import InputError, NotApplicableError
 from gradcheck.formats import FORMATS, Array
 from gradcheck.functions import Function
 from gradcheck.problem import Problem, Terms
@@ -103,11 +102,7 @@ def select(globs: Iterable[str]) -> list[Planted]:
     Raises:
         UnknownNameError: for a pattern that matches nothing.
     """
-    known, patterns = mistakes() | sound(), list(globs)
-    for pattern in patterns:
-        if not fnmatch.filter(known, pattern):
-            raise UnknownNameError("mistake", pattern, known)
-    return [one for name, one in known.items() if not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+    return list(plugins.matching("mistake", mistakes() | sound(), globs).values())
 
 
 def _all(attribute: str) -> dict[str, Planted]:

@@ -35,17 +35,13 @@ def _off_simplex(problem: Problem) -> Array:
     fmt = problem.format
     found = closed_form.parts(problem, fmt)
     found = dataclasses.replace(found, weight=np.ones_like(found.weight))
-    return closed_form.finish(problem, found, closed_form.minus_labels(found, shifted.softmax(found.z, fmt)), fmt)
+    return closed_form.assembled(problem, found, shifted.softmax, fmt)
 
 
 def _narrow(problem: Problem) -> Array:
-    labels = hard(problem).astype(np.int16)
-    found, fmt = closed_form.parts(problem, problem.format), problem.format
-    gradient = compensated.gradient(problem)
-    outside = problem.terms.kept & (labels != problem.labels)
-    alone = closed_form.finish(problem, found, shifted.softmax(found.z, fmt).astype(found.weight.dtype), fmt)
+    outside = problem.terms.kept & (hard(problem).astype(np.int16) != problem.labels)
     # a class that is none is never subtracted
-    return np.where(outside[:, None], alone, gradient)
+    return np.where(outside[:, None], _omitted(problem), compensated.gradient(problem))
 
 
 def _predicted(problem: Problem) -> Array:

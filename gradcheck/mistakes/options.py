@@ -17,8 +17,7 @@ from gradcheck.problem import Problem
 
 def _finished(problem: Problem, found: Parts) -> Array:
     """The gradient from parts of which one is wrong."""
-    fmt = problem.format
-    return closed_form.finish(problem, found, closed_form.minus_labels(found, shifted.softmax(found.z, fmt)), fmt)
+    return closed_form.assembled(problem, found, shifted.softmax, problem.format)
 
 
 def _parts(problem: Problem) -> Parts:
@@ -75,16 +74,16 @@ def _z_loss_unasked(problem: Problem) -> Array:
     return compensated.gradient(reweighed(problem, dataclasses.replace(terms, zeta=Fraction(1, 10_000))))
 
 
-def _z_part(problem: Problem, found: Parts, rest: Problem | None = None) -> Array:
-    """2ζ·lse of each row, (N, 1); `rest` is the problem that `found` are the parts of, if it is another."""
-    return np.asarray(found.weight - _parts(without(rest or problem, "z_loss")).weight)
+def _z_part(problem: Problem) -> Array:
+    """2ζ·lse of each row, (N, 1)."""
+    return np.asarray(_parts(problem).weight - _parts(without(problem, "z_loss")).weight)
 
 
 def _z_loss_of_mean(problem: Problem) -> Array:
     found, kept = _parts(problem), problem.terms.kept
     if not problem.terms.zeta or not kept.any():
         return compensated.gradient(problem)
-    own = _z_part(problem, found)
+    own = _z_part(problem)
     return _finished(problem, dataclasses.replace(found, weight=found.weight - own + own[kept].mean()))
 
 
@@ -92,7 +91,7 @@ def _z_loss_of_all_rows(problem: Problem) -> Array:
     found, kept = _parts(problem), problem.terms.kept
     if not problem.terms.zeta or problem.terms.divisor is None:
         return compensated.gradient(problem)
-    own = _z_part(problem, found)
+    own = _z_part(problem)
     weight = found.weight - own * found.weight.dtype.type(1 - kept.mean())
     return _finished(problem, dataclasses.replace(found, weight=weight))
 
@@ -150,8 +149,8 @@ def _z_loss_uncapped(problem: Problem) -> Array:
     found = _parts(problem)
     if not problem.terms.zeta or problem.terms.softcap is None:
         return compensated.gradient(problem)
-    uncapped = _z_part(problem, found=_parts(without(problem, "softcap")), rest=without(problem, "softcap"))
-    return _finished(problem, dataclasses.replace(found, weight=found.weight - _z_part(problem, found) + uncapped))
+    uncapped = _z_part(without(problem, "softcap"))
+    return _finished(problem, dataclasses.replace(found, weight=found.weight - _z_part(problem) + uncapped))
 
 
 def _weights_of_ignored_rows(problem: Problem) -> Array:

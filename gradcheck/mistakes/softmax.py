@@ -69,18 +69,20 @@ def _exp2(logits: Array, fmt: Format) -> Array:
     return closed_form.divide(exps, exps.sum(axis=1, keepdims=True), fmt)
 
 
-def _clipped(problem: Problem) -> Array:
-    labels, gradient = hard(problem), compensated.gradient(problem)
+def _true(problem: Problem) -> Array:
+    """The probability of each row's label, (N,); in ignored rows that of class 0."""
     _, p = _parts(problem)
-    true = p[np.arange(problem.rows), np.where(problem.terms.kept, labels, 0)]
+    return np.asarray(p[np.arange(problem.rows), np.where(problem.terms.kept, hard(problem), 0)])
+
+
+def _clipped(problem: Problem) -> Array:
+    gradient, true = compensated.gradient(problem), _true(problem)
     inside = (true > _CLIP) & (true < 1 - _CLIP) | ~problem.terms.kept
     return np.where(inside[:, None], gradient, gradient.dtype.type(0))
 
 
 def _epsilon(problem: Problem) -> Array:
-    labels, gradient = hard(problem), compensated.gradient(problem)
-    _, p = _parts(problem)
-    true = p[np.arange(problem.rows), np.where(problem.terms.kept, labels, 0)]
+    gradient, true = compensated.gradient(problem), _true(problem)
     return (gradient.astype(np.float64) * (true / (true + _EPSILON))[:, None]).astype(gradient.dtype)
 
 
