@@ -18,8 +18,9 @@ Effect = Callable[[View, Base], Finding | None]
 _OF_ROW = "take the maximum over the classes of each row"
 _GUARD = 1e-5
 """The largest probability that a guard is taken to clip."""
-_TELLING = 4
-"""Different numbers that tell a format."""
+_SHORT = 5
+_TELLING = 2
+"""Different numbers, of more bits than that, that tell a format."""
 _PAIR = 2
 _FEW = 8
 """Entries that are wrong by themselves, at most."""
@@ -249,10 +250,10 @@ def _epsilon(view: View, base: Base, p: Float64) -> Finding | None:
     error = 2 * base.bound[at] / np.abs(base.gradient[at]) * p[rows] / factors**2
     sharp = int(np.argmin(error / np.maximum(np.abs(told), 1e-300)))
     epsilon = float(told[sharp])
-    if not 0 < epsilon < 1e-2 or not error[sharp] < epsilon / 4:
+    if not 0 < epsilon < 1e-2 or not error[sharp] < epsilon:
         return None
     factor = (p / (p + epsilon))[:, None]
-    if not view.is_gradient(base.gradient * factor, base.bound):
+    if not view.is_gradient(base.gradient * factor, base.bound + view.format.smallest_subnormal):
         return None
     return Finding(
         cause="clipped-probabilities",
@@ -261,7 +262,25 @@ def _epsilon(view: View, base: Base, p: Float64) -> Finding | None:
     )
 
 
-def nonfinite(view: View, base: Base) -> Finding | None:
+def masked(view: View, base: Base) -> Finding | None:
+    """NaN where masks meet."""
+    seen = _broken(view, base)
+    return seen and seen.masked()
+
+
+def quotient(view: View, base: Base) -> Finding | None:
+    """NaN where −y/ŷ divides by 0."""
+    seen = _broken(view, base)
+    return seen and seen.quotient()
+
+
+def shifted(view: View, base: Base) -> Finding | None:
+    """exp that overflows or vanishes, without a shift or with a wrong one."""
+    seen = _broken(view, base)
+    return seen and seen.shifted()
+
+
+def _broken(view: View, base: Base) -> _Broken | None:
     """Rows that overflow, underflow or are masked, where the others are right."""
     if base.parts is None:
         return None
@@ -270,11 +289,9 @@ def nonfinite(view: View, base: Base) -> Finding | None:
     holes = ~np.isfinite(view.candidate)
     # all that is left of a row whose sum is infinite
     labels_alone = np.abs(view.candidate + base.parts.scale * base.parts.slope * base.parts.q) <= 2 * base.bound
-    broken = np.asarray(holes.any(axis=1) | labels_alone.all(axis=1))
     if not bad.any() or not near[view.ignored].all():
         return None
-    seen = _Broken(view=view, base=base, bad=bad, holes=holes, near=near, broken=broken)
-    return seen.masked() or seen.quotient() or seen.shifted()
+    return _Broken(view=view, base=base, bad=bad, holes=holes, near=near, labels_alone=labels_alone.all(axis=1))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -286,7 +303,7 @@ class _Broken:
     bad: Mask
     holes: Mask
     near: Mask
-    broken: Mask
+    labels_alone: Mask
 
     @property
     def rows(self) -> str:
@@ -314,31 +331,30 @@ class _Broken:
     def quotient(self) -> Finding | None:
         """Rows that are NaN throughout and whose true class underflows; where exp overflows, others stay finite."""
         assert self.base.parts is not None
-        true = self.base.parts.p[np.arange(len(self.bad)), self.view.labels()]
         least = self.view.problem.format.smallest_normal
+        lowest = np.where(self.base.parts.q == 0, 1.0, self.base.parts.p).min(axis=1)
         whole = self.holes.all(axis=1)
-        if (self.bad & ~(whole & (true < least))).any() or (self.view.judged & (true == 0) & ~self.bad).any():
+        if (self.bad & ~(whole & (lowest < least))).any() or (self.view.judged & (lowest == 0) & ~self.bad).any():
             return None
         return Finding(
             cause="wrt-probabilities",
-            evidence=f"NaN throughout {self.rows}, whose true class has a probability below {brief(least)}",
+            evidence=f"NaN throughout {self.rows}, with a label of a probability below {brief(least)}",
             fix="use ŷ − y: −y/ŷ on the way to it divides by 0",
         )
 
     def shifted(self) -> Finding | None:
-        """exp that overflows or vanishes, without a shift or with a wrong one."""
-        assert self.base.parts is not None
-        highest = self.view.problem.terms.logits.astype(np.float64).max()
+        """Rows that are those which exp breaks in some format, without a shift or with a wrong one."""
         shifts = (
             ("overflow-unshifted", "without a shift", "subtract the row's maximum before exp", np.zeros((1, 1))),
-            ("wrong-row-max", "shifted by the batch's maximum", _OF_ROW, np.full((1, 1), highest)),
+            ("wrong-row-max", "shifted by the batch's maximum", _OF_ROW, np.full((1, 1), self.z.max())),
             ("wrong-row-max", "shifted by the row's first logit", _OF_ROW, self.z[:, :1]),
             ("overflow-unshifted", "with a running maximum from 0", "start it at -inf", _at_least_0(self.z)),
         )
         for fmt in dict.fromkeys((self.view.problem.format, named(self.view.problem.format.accumulator))):
             for cause, how, fix, shift in shifts:
                 if self._explained(fmt, shift):
-                    what = "NaN or nothing but labels" if (self.bad & self.broken).any() else "wrong"
+                    broken = (self.bad & (self.holes.any(axis=1) | self.labels_alone)).any()
+                    what = "NaN or nothing but labels" if broken else "wrong"
                     return Finding(
                         cause=cause,
                         evidence=f"{what} in {self.rows}, where exp {how} overflows or vanishes in {fmt.name}",
@@ -359,14 +375,17 @@ class _Broken:
         possibly = (log_total > over - 2) | (log_total < under + np.log(own.total) + 2)
         held = own.total < fmt.max
         certainly, possibly = (certainly & held)[:, 0], (possibly & held)[:, 0]
+        # an infinite sum of finite terms leaves the labels alone; all else leaves NaN
+        summed = ((log_total > over - 1) & (top < over + 1))[:, 0]
+        broken = self.holes.any(axis=1) | (self.labels_alone & summed)
         least = fmt.smallest_subnormal
-        lost = np.abs(own.scale * own.slope * own.weight) * 4 * least / np.maximum(total, least)
+        lost = np.abs(own.scale * own.slope * own.weight) * (4 * least / np.maximum(total, least))
         blurred = self.view.near(self.base.gradient, self.base.bound + lost).all(axis=1)
-        if (judged & certainly & ~self.broken).any() or (judged & ~possibly & ~blurred).any():
+        if (judged & certainly & ~broken).any() or (judged & ~possibly & ~blurred).any():
             return False
-        if (judged & ~blurred & ~self.broken).any():
+        if (judged & ~blurred & ~broken).any():
             return False
-        seen = self.bad & self.broken & possibly
+        seen = self.bad & broken & possibly
         return bool(seen.any() or (~self.near[self.bad]).sum() >= _FEW)
 
 
@@ -379,10 +398,13 @@ def narrow(view: View, base: Base) -> Finding | None:
     """Numbers of a narrower format, widened."""
     values = view.candidate[view.judged]
     values = values[np.isfinite(values) & (values != 0)]
-    told = len(np.unique(np.abs(values)))
-    if told < _TELLING:
-        return None
     if base.parts is None:
+        return None
+    # numbers of few bits are of every format
+    told = sum(np.frexp(values)[0] * 2**_SHORT % 1 != 0 for values in np.unique(np.abs(values)))
+    wrong = ~view.near(base.gradient, base.bound)
+    underflown = wrong.any() and not view.candidate[wrong].any()
+    if told < _TELLING and not underflown:
         return None
     for fmt in sorted(FORMATS.values(), key=lambda fmt: fmt.precision):
         if fmt.precision >= view.format.precision or (fmt.round_array(values).astype(np.float64) != values).any():
@@ -390,7 +412,7 @@ def narrow(view: View, base: Base) -> Finding | None:
         # the logits themselves may have been rounded
         size = np.abs(np.where(np.isfinite(base.parts.z), base.parts.z, 0.0))
         moved = np.expm1(np.minimum(2 * fmt.unit_roundoff * (size + size.max(axis=1, keepdims=True)), 600.0))
-        if told < _TELLING**2:
+        if told < _TELLING**4:
             moved = np.minimum(moved, 1.0)  # few numbers may be of the format by chance
         heavy = np.abs(base.parts.scale * base.parts.slope * base.parts.weight)
         limit = base.parts.bound(fmt) + heavy * base.parts.p * moved
@@ -438,6 +460,25 @@ def isolated(view: View, base: Base) -> Finding | None:
     )
 
 
+def rows_zeroed(view: View, base: Base) -> Finding | None:
+    """Whole rows that are 0."""
+    wrong = (~view.near(base.gradient, base.bound)).any(axis=1)
+    if not wrong.any() or (wrong & view.judged).all() or view.candidate[wrong].any():
+        return None
+    size = np.abs(base.gradient).max(axis=1)
+    others = size[~wrong & view.judged & view.candidate.any(axis=1)]
+    largest = float(size[wrong].max())
+    small = bool(others.size) and largest < others.min()
+    return Finding(
+        cause="isolated-entries",
+        evidence=f"{many(wrong, 'row')} of {int(view.judged.sum()):,}"
+        + (f", those below {brief(largest)}," if small else "")
+        + " are 0 throughout (row {row} first), the others right",
+        fix="do not drop small components: together they count" if small else "look at how these rows are written",
+        row=int(np.argmax(wrong)),
+    )
+
+
 def row_factors(view: View, base: Base) -> Finding | None:
     """Every row has a factor of its own."""
     size = np.where(np.isfinite(base.gradient), np.abs(base.gradient), 0.0)
@@ -450,6 +491,8 @@ def row_factors(view: View, base: Base) -> Finding | None:
     if not view.is_gradient(base.gradient * factors, base.bound * np.maximum(1.0, np.abs(factors))):
         return None
     found = factors[usable, 0]
+    if not found.all():
+        return None
     if np.ptp(found) <= 64 * view.format.unit_roundoff * np.abs(found).max():
         return None  # one factor, which is another finding
     labels, step = view.problem.labels, 64 * view.format.unit_roundoff * np.abs(found).max()
@@ -476,12 +519,14 @@ def row_factors(view: View, base: Base) -> Finding | None:
 
 def inaccurate_exp(view: View, base: Base) -> Finding | None:
     """A relative error that grows with the distance below the maximum."""
-    if base.parts is None or view.problem.classes < 8:
+    if base.parts is None:
         return None
     own = base.parts
     probabilities = (view.candidate / np.where(own.scale == 0, 1, own.scale * own.slope) + own.q) / own.weight
-    usable = view.judged[:, None] & (own.q == 0) & (own.p > 0) & np.isfinite(probabilities) & np.isfinite(own.gap)
-    if usable.sum() < 8:
+    # where a label's weight does not drown what is told
+    blur = 4 * view.format.unit_roundoff * np.abs(own.q / own.weight)
+    usable = view.judged[:, None] & (own.p > 64 * blur) & np.isfinite(probabilities) & np.isfinite(own.gap)
+    if usable.sum() < _FEW:
         return None
     gaps, ratios = own.gap[usable], np.log(np.maximum(probabilities[usable] / own.p[usable], 1e-300))
     order = np.argsort(gaps)
@@ -505,7 +550,7 @@ def one_entry(view: View, base: Base) -> Finding | None:
 
 EARLY: tuple[Effect, ...] = (empty_mean, ignored_rows, zeros, flushed, transposed, constant)
 """What is likelier than another question."""
-LATE: tuple[Effect, ...] = (nonfinite, clipped, narrow, scaled)
+LATE: tuple[Effect, ...] = (masked, quotient, shifted, clipped, narrow, scaled, rows_zeroed)
 """What is less likely, the likelier first."""
 
 

@@ -47,9 +47,7 @@ def _labels(view: View) -> Iterator[Base]:
         fix="subtract the labels: the gradient is ŷ − y",
     )
     for weight in (own.weight, np.ones_like(own.weight)):
-        alone = np.where(own.scale == 0, 0.0, own.scale * own.slope * weight * own.p)
-        error = own.softmax_error(view.format) + 4 * view.format.unit_roundoff
-        yield Base(finding=finding, gradient=alone, bound=np.abs(alone) * error + view.format.smallest_subnormal)
+        yield view.base(finding, dataclasses.replace(own, q=np.zeros_like(own.q), weight=weight))
     for shift in (1, -1):
         finding = Finding(
             cause="labels-permuted",
@@ -348,15 +346,19 @@ def _softmaxes(view: View) -> Iterator[Base]:
         ),
         _on(own, rounded),
     )
-    yield Base(
-        finding=Finding(
-            cause="wrt-probabilities",
-            evidence="every component is −y/ŷ",
-            fix="go on by the chain rule, or use ŷ − y: this is the gradient with respect to the probabilities",
-        ),
-        gradient=np.where(own.q == 0, 0.0, -own.scale * own.q / own.p),
-        bound=np.where(own.q == 0, 0.0, np.abs(own.scale * own.q / own.p) * 2 * own.softmax_error(view.format)),
-    )
+    for slope in (np.ones_like(own.slope), own.slope):
+        quotient = np.where(own.q == 0, 0.0, -own.scale * slope * own.q / rounded)
+        lost = 2 * view.format.smallest_subnormal / np.maximum(rounded, view.format.smallest_subnormal)
+        error = np.where(own.q == 0, 0.0, np.abs(quotient) * (2 * own.softmax_error(view.format) + lost))
+        yield Base(
+            finding=Finding(
+                cause="wrt-probabilities",
+                evidence="every component is −y/ŷ",
+                fix="go on by the chain rule, or use ŷ − y: this is the gradient with respect to the probabilities",
+            ),
+            gradient=quotient,
+            bound=error + np.where(own.q == 0, 0.0, np.abs(own.scale * own.q / rounded)) * own.slope_error(view.format),
+        )
     sigmoid = 1 / (1 + np.exp(-own.z))
     u = view.format.unit_roundoff
     yield Base(
@@ -369,6 +371,7 @@ def _softmaxes(view: View) -> Iterator[Base]:
         bound=np.abs(own.scale * own.slope)
         * u
         * (8 * np.abs(own.weight) * sigmoid * (1 + np.abs(own.z)) + 4 * np.abs(own.q))
+        + np.abs(own.scale * (own.weight * sigmoid - own.q)) * own.slope_error(view.format)
         + view.format.smallest_subnormal,
     )
     if view.problem.rows > 1:
@@ -392,6 +395,7 @@ def _softmaxes(view: View) -> Iterator[Base]:
             ),
             gradient=own.scale * own.slope * (own.weight * down - own.q),
             bound=np.abs(own.scale * own.slope) * (np.abs(own.weight) * down * error + 4 * u * np.abs(own.q))
+            + np.abs(own.scale * (own.weight * down - own.q)) * own.slope_error(view.format)
             + view.format.smallest_subnormal,
         )
     masked = np.isneginf(own.z)

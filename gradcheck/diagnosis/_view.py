@@ -75,15 +75,17 @@ class Parts:
         gap = np.where(np.isfinite(self.gap), self.gap, 0.0)
         return np.asarray(u * (3 * gap + 2 * np.log(self.total) + 8) + moved + sums)
 
+    def slope_error(self, fmt: Format) -> float:
+        """What a sound algorithm may lose of 1 − tanh² under a cap."""
+        return 4 * fmt.unit_roundoff if (self.slope != self.slope.max()).any() else 0.0
+
     def bound(self, fmt: Format) -> Float64:
         """What a sound algorithm may err by, about, (N, k)."""
         u, size = fmt.unit_roundoff, np.abs(self.scale)
         heavy = np.abs(self.q).sum(axis=1, keepdims=True) + np.abs(self.weight - self.q.sum(axis=1, keepdims=True))
         inner = self.p * heavy * self.softmax_error(fmt) + 4 * u * np.abs(self.q)
-        curved = (self.slope != self.slope.max()).any()
         found = size * np.abs(self.slope) * inner + 2 * u * np.abs(self.gradient)
-        if curved:
-            found = found + size * 4 * u * np.abs(self.weight * self.p - self.q)
+        found = found + size * self.slope_error(fmt) * np.abs(self.weight * self.p - self.q)
         return self._judged(found + fmt.smallest_subnormal * np.maximum(1.0, size * np.maximum(heavy, 1.0)))
 
 
@@ -210,7 +212,7 @@ class View:
         gradient, bound = found.gradient, found.bound(self.format)
         if lost:
             total = np.exp(found.lse())
-            bound = bound + np.abs(found.scale * found.slope * found.weight) * 4 * lost / np.maximum(total, lost / 8)
+            bound = bound + np.abs(found.scale * found.slope * found.weight) * (4 * lost / np.maximum(total, lost / 8))
             gradient = np.where((total < lost / 2) & (found.scale != 0), np.nan, gradient)
         return Base(finding=finding, gradient=gradient, bound=bound, parts=found)
 
