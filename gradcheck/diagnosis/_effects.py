@@ -401,9 +401,9 @@ def narrow(view: View, base: Base) -> Finding | None:
     if base.parts is None:
         return None
     # numbers of few bits are of every format
-    told = sum(np.frexp(values)[0] * 2**_SHORT % 1 != 0 for values in np.unique(np.abs(values)))
+    told = int((np.frexp(np.unique(np.abs(values)))[0] * 2**_SHORT % 1 != 0).sum())
     wrong = ~view.near(base.gradient, base.bound)
-    underflown = wrong.any() and not view.candidate[wrong].any()
+    underflown = 2 * int((view.candidate[wrong] == 0).sum()) > int(wrong.sum())
     if told < _TELLING and not underflown:
         return None
     for fmt in sorted(FORMATS.values(), key=lambda fmt: fmt.precision):
@@ -416,6 +416,9 @@ def narrow(view: View, base: Base) -> Finding | None:
             moved = np.minimum(moved, 1.0)  # few numbers may be of the format by chance
         heavy = np.abs(base.parts.scale * base.parts.slope * base.parts.weight)
         limit = base.parts.bound(fmt) + heavy * base.parts.p * moved
+        if told < _TELLING:
+            # nothing but what underflows there
+            limit = base.bound + 2 * fmt.unit_roundoff * np.abs(base.gradient) + fmt.smallest_subnormal
         if view.is_gradient(base.gradient, limit):
             return Finding(
                 cause="narrow-format",

@@ -25,7 +25,7 @@ def asked(view: View) -> Iterator[Base]:
 @np.errstate(all="ignore")
 def strange(view: View) -> Iterator[Base]:
     """Options that are not given, and other functions than softmax."""
-    for ask in (_softmaxes, _narrow_labels, _unasked):
+    for ask in (_softmaxes, _quotients, _narrow_labels, _unasked):
         yield from ask(view)
 
 
@@ -334,31 +334,43 @@ def _with_option(view: View, name: str, value: float) -> Iterator[Base]:
     yield from _altered(view, finding, loss=(*view.problem.loss, *option))
 
 
+def _quotients(view: View) -> Iterator[Base]:
+    """The gradient with respect to the probabilities, with and without the transform's slope."""
+    own, fmt = view.parts, view.format
+    finding = Finding(
+        cause="wrt-probabilities",
+        evidence="every component is −y/ŷ",
+        fix="go on by the chain rule, or use ŷ − y: this is the gradient with respect to the probabilities",
+    )
+    due = (own.q != 0) & (own.scale != 0)
+    p = _rounded(view)
+    size = np.where(due, own.scale * own.q / p, 0.0)
+    error = 2 * own.softmax_error(fmt) + 2 * fmt.smallest_subnormal / np.maximum(p, fmt.smallest_subnormal)
+    for slope in (np.ones_like(own.slope), own.slope):
+        gradient = -size * slope
+        yield Base(
+            finding=finding,
+            gradient=np.where(np.abs(gradient) > fmt.max, np.copysign(np.inf, gradient), gradient),
+            bound=np.where(due, np.abs(gradient) * error + np.abs(size) * own.slope_error(fmt), 0.0),
+        )
+
+
+def _rounded(view: View) -> Array:
+    """The probabilities as the format holds them, 0 in rows that are not judged."""
+    return view.problem.format.round_array(np.where(view.judged[:, None], view.parts.p, 0.0)).astype(np.float64)
+
+
 def _softmaxes(view: View) -> Iterator[Base]:
     """Functions that are taken for the softmax of each row."""
     own = view.parts
-    rounded = view.problem.format.round_array(np.where(view.judged[:, None], own.p, 0.0)).astype(np.float64)
     yield view.base(
         Finding(
             cause="softmax-twice",
             evidence="every component is right for the softmax of the softmax",
             fix="hand the logits to the loss, not the probabilities",
         ),
-        _on(own, rounded),
+        _on(own, _rounded(view)),
     )
-    for slope in (np.ones_like(own.slope), own.slope):
-        quotient = np.where(own.q == 0, 0.0, -own.scale * slope * own.q / rounded)
-        lost = 2 * view.format.smallest_subnormal / np.maximum(rounded, view.format.smallest_subnormal)
-        error = np.where(own.q == 0, 0.0, np.abs(quotient) * (2 * own.softmax_error(view.format) + lost))
-        yield Base(
-            finding=Finding(
-                cause="wrt-probabilities",
-                evidence="every component is −y/ŷ",
-                fix="go on by the chain rule, or use ŷ − y: this is the gradient with respect to the probabilities",
-            ),
-            gradient=quotient,
-            bound=error + np.where(own.q == 0, 0.0, np.abs(own.scale * own.q / rounded)) * own.slope_error(view.format),
-        )
     sigmoid = 1 / (1 + np.exp(-own.z))
     u = view.format.unit_roundoff
     yield Base(
