@@ -19,6 +19,7 @@ from gradcheck.metrics import Comparison, failing
 from gradcheck.mistakes import Planted
 from gradcheck.problem import Problem
 from gradcheck.reference import Settings
+from gradcheck.reference.values import ExactGradient
 from gradcheck.selftest import FLAGS
 from tests.conftest import EVERY_FORMAT, Program, make_problem, real
 
@@ -42,9 +43,11 @@ AMBIGUOUS = {
 """What one case alone cannot tell apart in some format: its name is among the others then, or there is none."""
 
 
-def diagnosed(problem: Problem, gradient: Any, tolerance: str = "stable") -> tuple[Finding, ...] | None:
+def diagnosed(
+    problem: Problem, gradient: Any, tolerance: str = "stable", exact: ExactGradient | None = None
+) -> tuple[Finding, ...] | None:
     """What is said of a gradient; None where nothing fails."""
-    exact = reference.compute(problem, problem.format, Settings())
+    exact = exact or reference.compute(problem, problem.format, Settings())
     bound = tolerances.stable_bound(exact)
     failed = failing(Comparison(exact, gradient), tolerances.parse(tolerance).limits(exact.values, bound))
     return diagnosis.diagnose(problem, gradient, exact, bound, failed) if failed.any() else None
@@ -129,7 +132,7 @@ def tally(name: str, seed: int, rows: int, every: int) -> Counter[tuple[str, str
         exact = reference.compute(problem, problem.format, Settings())
         bound = np.ldexp(tolerances.stable_bound(exact), exact.values.unit_log2.astype(np.int32))
         for mistake, gradient in answers.items():
-            said = diagnosed(problem, gradient)
+            said = diagnosed(problem, gradient, exact=exact)
             if said is None:
                 continue
             cause = said[0].cause
@@ -148,15 +151,18 @@ def alike(one: Any, other: Any, bound: Any) -> bool:
     return bool(((np.abs(a - b) <= 2 * bound) | (a == b) | (np.isnan(a) & np.isnan(b))).all())
 
 
-# The figures of docs/diagnosis.md, with room for another processor's exp. The last file was not looked at while the
-# rules were written.
+# The figures of docs/diagnosis.md, with room for another processor's exp. The last two files were not looked at while
+# the rules were written.
 @pytest.mark.parametrize(
     ("name", "seed", "rows", "every"),
     [
         ("sklearn_iris_logreg_f64", 0, 12, 1),
-        ("magika_f32", 1, 8, 2),
-        ("langid_sentences_f32", 0, 8, 2),
+        ("magika_f32", 1, 8, 1),
+        ("langid_sentences_f32", 0, 8, 1),
+        ("langid_sentences_f32", 11, 8, 2),
+        ("sklearn_digits_logreg_f64", 5, 6, 1),
         ("ocr_ddddocr_f32", 0, 2, 4),
+        ("smollm2_bf16", 0, 2, 4),
     ],
 )
 def test_mistakes_on_real_logits_get_their_names(name: str, seed: int, rows: int, every: int) -> None:
@@ -165,8 +171,8 @@ def test_mistakes_on_real_logits_get_their_names(name: str, seed: int, rows: int
     own = sum(count for (_, cause), count in found.items() if cause in ("its own", "another's, alike"))
     silent = sum(count for (_, cause), count in found.items() if cause in ("unknown", "mixed"))
     assert total > 40
-    assert own >= 0.85 * total, found
-    assert total - own - silent <= 0.04 * total, found
+    assert own >= 0.9 * total, found
+    assert total - own - silent <= 0.02 * total, found
 
 
 # --- right gradients, and two mistakes at once -------------------------------------------------------------------

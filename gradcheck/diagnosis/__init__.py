@@ -115,7 +115,10 @@ def _likely(view: View) -> Iterator[Finding]:
     """One thing that explains all, and that little else would."""
     yield from _happened(view, _effects.EARLY)
     yield from _meant(view, _questions.asked(view))
-    yield from _happened(view, [*_effects.LATE, _sums.known_sum])
+    yield from _happened(view, _effects.LATE)
+    if sums := _sums.known_sums(view, view.own):
+        yield from sums
+        yield from _happened(view, [_effects.isolated])
     yield from _meant(view, _questions.strange(view))
 
 

@@ -15,7 +15,6 @@ from gradcheck.text import brief
 
 Effect = Callable[[View, Base], Finding | None]
 
-_OF_ROW = "take the maximum over the classes of each row"
 _GUARD = 1e-5
 """The largest probability that a guard is taken to clip."""
 _SHORT = 5
@@ -239,8 +238,9 @@ def _epsilon(view: View, base: Base, p: Float64) -> Finding | None:
     rows = np.flatnonzero(view.judged)
     if not rows.size:
         return None
-    top = np.argmax(np.abs(base.gradient), axis=1)
-    at = (rows, top[rows])
+    size = np.abs(base.gradient)
+    sharpest = np.argmin(np.where(size > 0, base.bound / size, np.inf), axis=1)
+    at = (rows, sharpest[rows])
     factors = view.candidate[at] / base.gradient[at]
     usable = (factors > 0) & (factors < 1)
     if not usable.any():
@@ -274,10 +274,25 @@ def quotient(view: View, base: Base) -> Finding | None:
     return seen and seen.quotient()
 
 
-def shifted(view: View, base: Base) -> Finding | None:
-    """exp that overflows or vanishes, without a shift or with a wrong one."""
+def unshifted(view: View, base: Base) -> Finding | None:
+    """exp that overflows or vanishes without a shift."""
     seen = _broken(view, base)
-    return seen and seen.shifted()
+    return seen and seen.shifted(
+        "overflow-unshifted",
+        ("without a shift", "subtract the row's maximum before exp", np.zeros((1, 1))),
+        ("with a running maximum from 0", "start it at -inf", np.maximum(0.0, seen.z.max(axis=1, keepdims=True))),
+    )
+
+
+def misshifted(view: View, base: Base) -> Finding | None:
+    """exp that overflows or vanishes with a wrong shift."""
+    fix = "take the maximum over the classes of each row"
+    seen = _broken(view, base)
+    return seen and seen.shifted(
+        "wrong-row-max",
+        ("shifted by the batch's maximum", fix, np.full((1, 1), seen.z.max())),
+        ("shifted by the row's first logit", fix, seen.z[:, :1]),
+    )
 
 
 def _broken(view: View, base: Base) -> _Broken | None:
@@ -342,16 +357,14 @@ class _Broken:
             fix="use ŷ − y: −y/ŷ on the way to it divides by 0",
         )
 
-    def shifted(self) -> Finding | None:
-        """Rows that are those which exp breaks in some format, without a shift or with a wrong one."""
-        shifts = (
-            ("overflow-unshifted", "without a shift", "subtract the row's maximum before exp", np.zeros((1, 1))),
-            ("wrong-row-max", "shifted by the batch's maximum", _OF_ROW, np.full((1, 1), self.z.max())),
-            ("wrong-row-max", "shifted by the row's first logit", _OF_ROW, self.z[:, :1]),
-            ("overflow-unshifted", "with a running maximum from 0", "start it at -inf", _at_least_0(self.z)),
-        )
+    def shifted(self, cause: str, *shifts: tuple[str, str, Float64]) -> Finding | None:
+        """Rows that are those which exp breaks in some format, with the first shift that does: in words, with its fix.
+
+        Args:
+            shifts: (N, 1) or (1, 1), what is subtracted.
+        """
         for fmt in dict.fromkeys((self.view.problem.format, named(self.view.problem.format.accumulator))):
-            for cause, how, fix, shift in shifts:
+            for how, fix, shift in shifts:
                 if self._explained(fmt, shift):
                     broken = (self.bad & (self.holes.any(axis=1) | self.labels_alone)).any()
                     what = "NaN or nothing but labels" if broken else "wrong"
@@ -387,11 +400,6 @@ class _Broken:
             return False
         seen = self.bad & broken & possibly
         return bool(seen.any() or (~self.near[self.bad]).sum() >= _FEW)
-
-
-def _at_least_0(z: Float64) -> Float64:
-    """The row's maximum, (N, 1), or 0 where that is less."""
-    return np.asarray(np.maximum(0.0, z.max(axis=1, keepdims=True)))
 
 
 def narrow(view: View, base: Base) -> Finding | None:
@@ -553,7 +561,7 @@ def one_entry(view: View, base: Base) -> Finding | None:
 
 EARLY: tuple[Effect, ...] = (empty_mean, ignored_rows, zeros, flushed, transposed, constant)
 """What is likelier than another question."""
-LATE: tuple[Effect, ...] = (masked, quotient, shifted, clipped, narrow, scaled, rows_zeroed)
+LATE: tuple[Effect, ...] = (masked, quotient, unshifted, misshifted, clipped, narrow, scaled, rows_zeroed)
 """What is less likely, the likelier first."""
 
 

@@ -3,29 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from gradcheck import text
-from gradcheck.diagnosis._view import Base, Finding, View, times
+from gradcheck.diagnosis._view import Base, Finding, Mask, View, times
 from gradcheck.formats import Float64, Format, named
 
 _BLOCKS = tuple(2**n for n in range(3, 13))
 _MOST_PADDING = 4096
-_FAR = 64.0
+_FAR = 4.0
 """A log-sum-exp whose rounding tells."""
-_UNEXPLAINED = "what is due"
+_FIT = 4.0
+"""How often what it can be told to a factor may be from that of a sum."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Factors:
+    """What the probabilities of each row are multiplied by.
+
+    Attributes:
+        factor: (N,); least: what it is told to, relative, (N,).
+        off: rows where it is not 1.
+    """
+
+    factor: Float64
+    least: Float64
+    off: Mask
+
+    @property
+    def first(self) -> int:
+        """The row that is furthest off."""
+        return int(np.argmax(np.where(self.off, np.abs(self.factor - 1), -1.0)))
+
+    def finding(self, cause: str, what: str, fix: str) -> Finding:
+        """What made them, as said of the row that is furthest off."""
+        size = times(float(self.factor[self.first]))
+        evidence = f"the probabilities of row {{row}} are all {size} what is due{what}"
+        return Finding(cause=cause, evidence=evidence, fix=fix, row=self.first)
 
 
 def known_sum(view: View, base: Base) -> Finding | None:
-    """One factor for the probabilities of each row, which a known mistake makes."""
-    found = wrong_sum(view, base)
-    return None if found is None or found.evidence.endswith(_UNEXPLAINED) else found
+    """The known mistake that fits the factors of a wrong sum best."""
+    return next(iter(known_sums(view, base)), None)
+
+
+@np.errstate(all="ignore")
+def known_sums(view: View, base: Base) -> list[Finding]:
+    """All known mistakes that make the factors of a wrong sum, the one that fits best first."""
+    told = _told(view, base)
+    return [] if told is None else _explained(view, base, told)
 
 
 @np.errstate(all="ignore")
 def wrong_sum(view: View, base: Base) -> Finding | None:
-    """One factor for the probabilities of each row, and what made it."""
+    """One factor for the probabilities of each row, whatever made it."""
+    told = _told(view, base)
+    return told and told.finding("wrong-sum", "", "look at what the sum over classes holds")
+
+
+def _told(view: View, base: Base) -> _Factors | None:
     own = base.parts
     if own is None or not view.judged.any():
         return None
@@ -44,37 +82,32 @@ def wrong_sum(view: View, base: Base) -> Finding | None:
     off = (view.judged[:, None] & (np.abs(factor - 1) > least))[:, 0]
     if not off.any():
         return None
-    return _explained(view, base, factor[:, 0], least[:, 0], off)
+    return _Factors(factor=factor[:, 0], least=least[:, 0], off=off)
 
 
-def _explained(view: View, base: Base, factor: Float64, least: Float64, off: Float64) -> Finding:
-    """The first of the sums that make these factors."""
-    first = int(np.argmax(np.where(off, np.abs(factor - 1), -1.0)))
-    size = f"the probabilities of row {{row}} are all {times(float(factor[first]))} what is due"
-    judged, own = view.judged, base.parts
+def _explained(view: View, base: Base, told: _Factors) -> list[Finding]:
+    """The sums that make these factors, and rounding where it is as large."""
+    judged, own, off, least = view.judged, base.parts, told.off, told.least
     assert own is not None
-    reach = np.abs(own.lse()[:, 0])
-    allowed = 1.5 * view.problem.format.unit_roundoff * reach + 4 * least
-    rounding = Finding(
-        cause="division-free",
-        evidence=f"{size}, no more than rounding lse = {text.brief(float(reach[first]))} explains",
-        fix="divide by the sum: exp(l − max)/S, not exp(l − lse)",
-        row=first,
-    )
-    explained = bool((np.abs(np.log(factor[judged])) <= allowed[judged]).all())
-    if explained and (reach[off] > _FAR).any():
-        return rounding
+    found: list[tuple[float, Finding]] = []
     for total, cause, what, fix in _sums(view, base):
         predicted = np.where(np.isfinite(total), own.total[:, 0] / total, 0.0)
         if not np.isfinite(predicted[judged]).all():
             continue
-        fits = np.abs(factor - predicted) <= 4 * least * np.maximum(predicted, 1.0)
-        told = np.abs(predicted - 1) > least
-        if fits[judged].all() and told[off].any():
-            return Finding(cause=cause, evidence=f"{size}: {what}", fix=fix, row=first)
-    if explained and (reach[off] > _FAR / 16).all():
-        return rounding
-    return Finding(cause="wrong-sum", evidence=size, fix="look at what the sum over classes holds", row=first)
+        misfit = float((np.abs(told.factor - predicted) / (least * np.maximum(predicted, 1.0)))[judged].max())
+        if misfit <= _FIT and (np.abs(predicted - 1) > least)[off].any():
+            found.append((misfit, told.finding(cause, f": {what}", fix)))
+    reach = np.abs(own.lse()[:, 0])
+    rounding = view.problem.format.unit_roundoff * reach
+    allowed = 1.5 * rounding + _FIT * least
+    if (np.abs(np.log(told.factor[judged])) <= allowed[judged]).all() and (reach[off] > _FAR).any():
+        # rounding spares few of the rows that it can move
+        moved = judged & (rounding > _FIT * least)
+        usual = 2 * int((off & moved).sum()) >= int(moved.sum())
+        what = f", no more than rounding lse = {text.brief(float(reach[told.first]))} explains"
+        one = told.finding("division-free", what, "divide by the sum: exp(l − max)/S, not exp(l − lse)")
+        found.append((0.0 if usual else _FIT, one))
+    return [one for _, one in sorted(found, key=lambda pair: pair[0])]
 
 
 def _sums(view: View, base: Base) -> Iterator[tuple[Float64, str, str, str]]:
