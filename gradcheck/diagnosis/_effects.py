@@ -265,22 +265,26 @@ def _epsilon(view: View, base: Base, p: Float64) -> Finding | None:
 def masked(view: View, base: Base) -> Finding | None:
     """NaN where masks meet."""
     seen = _broken(view, base)
-    return seen and seen.masked()
+    return None if seen is None else seen.masked()
 
 
 def quotient(view: View, base: Base) -> Finding | None:
     """NaN where −y/ŷ divides by 0."""
     seen = _broken(view, base)
-    return seen and seen.quotient()
+    return None if seen is None else seen.quotient()
 
 
 def unshifted(view: View, base: Base) -> Finding | None:
     """exp that overflows or vanishes without a shift."""
     seen = _broken(view, base)
-    return seen and seen.shifted(
-        "overflow-unshifted",
-        ("without a shift", "subtract the row's maximum before exp", np.zeros((1, 1))),
-        ("with a running maximum from 0", "start it at -inf", np.maximum(0.0, seen.z.max(axis=1, keepdims=True))),
+    return (
+        None
+        if seen is None
+        else seen.shifted(
+            "overflow-unshifted",
+            ("without a shift", "subtract the row's maximum before exp", np.zeros((1, 1))),
+            ("with a running maximum from 0", "start it at -inf", np.maximum(0.0, seen.z.max(axis=1, keepdims=True))),
+        )
     )
 
 
@@ -288,10 +292,14 @@ def misshifted(view: View, base: Base) -> Finding | None:
     """exp that overflows or vanishes with a wrong shift."""
     fix = "take the maximum over the classes of each row"
     seen = _broken(view, base)
-    return seen and seen.shifted(
-        "wrong-row-max",
-        ("shifted by the batch's maximum", fix, np.full((1, 1), seen.z.max())),
-        ("shifted by the row's first logit", fix, seen.z[:, :1]),
+    return (
+        None
+        if seen is None
+        else seen.shifted(
+            "wrong-row-max",
+            ("shifted by the batch's maximum", fix, np.full((1, 1), seen.z.max())),
+            ("shifted by the row's first logit", fix, seen.z[:, :1]),
+        )
     )
 
 
@@ -303,10 +311,11 @@ def _broken(view: View, base: Base) -> _Broken | None:
     bad = ~near.all(axis=1) & view.judged
     holes = ~np.isfinite(view.candidate)
     # all that is left of a row whose sum is infinite
-    labels_alone = np.abs(view.candidate + base.parts.scale * base.parts.slope * base.parts.q) <= 2 * base.bound
+    labels = base.parts.scale * base.parts.slope * base.parts.q
+    labels_alone = np.asarray((np.abs(view.candidate + labels) <= 2 * base.bound).all(axis=1))
     if not bad.any() or not near[view.ignored].all():
         return None
-    return _Broken(view=view, base=base, bad=bad, holes=holes, near=near, labels_alone=labels_alone.all(axis=1))
+    return _Broken(view=view, base=base, bad=bad, holes=holes, near=near, labels_alone=labels_alone)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -473,7 +482,7 @@ def isolated(view: View, base: Base) -> Finding | None:
 
 def rows_zeroed(view: View, base: Base) -> Finding | None:
     """Whole rows that are 0."""
-    wrong = (~view.near(base.gradient, base.bound)).any(axis=1)
+    wrong = np.asarray((~view.near(base.gradient, base.bound)).any(axis=1))
     if not wrong.any() or (wrong & view.judged).all() or view.candidate[wrong].any():
         return None
     size = np.abs(base.gradient).max(axis=1)

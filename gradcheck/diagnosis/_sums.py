@@ -60,7 +60,7 @@ def known_sums(view: View, base: Base) -> list[Finding]:
 def wrong_sum(view: View, base: Base) -> Finding | None:
     """One factor for the probabilities of each row, whatever made it."""
     told = _told(view, base)
-    return told and told.finding("wrong-sum", "", "look at what the sum over classes holds")
+    return None if told is None else told.finding("wrong-sum", "", "look at what the sum over classes holds")
 
 
 def _told(view: View, base: Base) -> _Factors | None:
@@ -103,10 +103,11 @@ def _explained(view: View, base: Base, told: _Factors) -> list[Finding]:
     if (np.abs(np.log(told.factor[judged])) <= allowed[judged]).all() and (reach[off] > _FAR).any():
         # rounding spares few of the rows that it can move
         moved = judged & (rounding > _FIT * least)
-        usual = 2 * int((off & moved).sum()) >= int(moved.sum())
+        usual = 2 * int((off & moved).sum()) > int(moved.sum())
+        usual |= bool(rounding[told.first] > 4 * np.abs(np.log(told.factor[told.first])))
         what = f", no more than rounding lse = {text.brief(float(reach[told.first]))} explains"
         one = told.finding("division-free", what, "divide by the sum: exp(l − max)/S, not exp(l − lse)")
-        found.append((0.0 if usual else _FIT, one))
+        found.append((-1.0 if usual else _FIT, one))
     return [one for _, one in sorted(found, key=lambda pair: pair[0])]
 
 
