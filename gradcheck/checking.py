@@ -15,6 +15,7 @@ from gradcheck.exceptions import CrashedError, InputError, NotApplicableError
 from gradcheck.formats import Array, Format
 from gradcheck.metrics import Comparison, Decision, decide, failing, measure_gradient
 from gradcheck.problem import Problem, RowStatus
+from gradcheck.profiles import profile
 from gradcheck.reference import Reference, engines
 from gradcheck.reference.rule import SHARPEST_TARGET_BITS
 from gradcheck.reference.values import ExactGradient
@@ -199,6 +200,7 @@ def _judge_one(
         reference=_facts(exact) if isinstance(exact, Reference) else None,
         loss=_loss(problem, exact) if isinstance(exact, Reference) else None,
         sufficient=sufficient,
+        profile=profile(problem, comparison, bound),
     )
     return outcome, exact
 

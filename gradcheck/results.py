@@ -10,6 +10,7 @@ from gradcheck.diagnosis import Finding
 from gradcheck.exact import Dyadic
 from gradcheck.formats import Format
 from gradcheck.metrics import Decision, Extreme, Measures
+from gradcheck.profiles import Profile
 
 
 class Verdict(enum.StrEnum):
@@ -132,6 +133,8 @@ class Judged:
     conduct: Conduct = Conduct()
     diagnosis: tuple[Finding, ...] = ()
     """What explains a failure, the likeliest first."""
+    profile: Profile = Profile()
+    """Where its errors are; nothing where the question was about another function."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ FLOORS = (
     {"catalogue", "candidates", "reference"},
     {"tolerances", "fixtures"},
     {"metrics", "mistakes", "diagnosis"},
+    {"profiles"},
     {"results"},
     {"observing"},
     {"checking", "sweep", "derivation"},

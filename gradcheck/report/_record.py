@@ -8,9 +8,10 @@ from typing import Any
 from gradcheck import text
 from gradcheck.diagnosis import Finding
 from gradcheck.metrics import Extreme
+from gradcheck.profiles import Profile
 from gradcheck.reference import digits_of
 from gradcheck.report import _sentences
-from gradcheck.results import Conduct, Judged, Report, Result, Tried
+from gradcheck.results import Conduct, Confirmed, Judged, Report, Result, Tried, Unconfirmed
 
 SCHEMA_VERSION = 1
 _MAXIMA = {"abs": "max_abs", "rel": "max_rel", "ulp": "max_ulp", "bound": "max_bound", "norm": "norm"}
@@ -54,6 +55,7 @@ def result_record(result: Result) -> dict[str, Any]:
     }
     if result.step is not None:
         record |= {"step": result.step.name, "formula": result.step.formula, "columns": result.step.columns}
+        record |= {name: getattr(result.step, name) for name in ("zeros", "thin", "beyond")}
     if isinstance(result.outcome, Tried):
         tried = result.outcome
         record["tried"] = {
@@ -61,7 +63,20 @@ def result_record(result: Result) -> dict[str, Any]:
             "shown": tried.shown,
             "caught": list(tried.caught),
             "cases": tried.cases,
+            "why": tried.why or None,
         }
+    match result.outcome:
+        case Confirmed(values=values, edited=edited):
+            record["confirmed"] = {"values": values, "edited": edited}
+        case Unconfirmed() as wrong:
+            record["unconfirmed"] = {
+                "row": wrong.row,
+                "class": wrong.cls,
+                "frozen": text.exact(wrong.frozen),
+                "derived": text.exact(wrong.derived),
+                "wrong": wrong.wrong,
+                "values": wrong.values,
+            }
     outcome = result.judged
     if outcome is None:
         empty = (
@@ -74,7 +89,7 @@ def result_record(result: Result) -> dict[str, Any]:
             "wrong_sign",
             "reference",
         )
-        return record | dict.fromkeys([*_MAXIMA.values(), "top", "places", *empty, "conduct", "diagnosis"])
+        return record | dict.fromkeys([*_MAXIMA.values(), "top", "places", *empty, "conduct", "diagnosis", "profile"])
     measures, facts = outcome.measures, outcome.reference
     return record | {
         **{field: number(_value(measures.extremes[name])) for name, field in _MAXIMA.items()},
@@ -83,6 +98,13 @@ def result_record(result: Result) -> dict[str, Any]:
         "places": {name: _place(result, extreme) for name, extreme in measures.extremes.items()},
         "failed": outcome.decision.failed,
         "judged": outcome.decision.judged,
+        "limit_ulp": number(outcome.decision.limit_ulps),
+        "undecided_rows": [result.row_number(row) for row in outcome.decision.undecided_rows],
+        "sufficient": outcome.sufficient
+        and {
+            "digits": outcome.sufficient.digits,
+            "step": text.power_of_two(outcome.sufficient.step_log2),
+        },
         "loss_value": None if outcome.loss is None else text.exact(outcome.loss),
         "undefined_rows": measures.undefined_rows,
         "infinite_loss_rows": measures.infinite_loss_rows,
@@ -106,6 +128,21 @@ def result_record(result: Result) -> dict[str, Any]:
         },
         "conduct": _conduct(result, outcome.conduct),
         "diagnosis": _diagnosis(result, outcome),
+        "profile": _profile(result, outcome.profile),
+    }
+
+
+def _profile(result: Result, profile: Profile) -> dict[str, Any]:
+    """By column, as one line a column is shorter than a line a number."""
+    points = profile.points
+    return {
+        "gap": [number(point.gap) for point in points],
+        "ulp": [number(point.ulp) for point in points],
+        "bound_ulp": [number(point.bound_ulp) for point in points],
+        "row": [result.row_number(point.row) for point in points],
+        "class": [point.cls for point in points],
+        "true": [point.true for point in points],
+        "histogram": [list(pair) for pair in profile.histogram],
     }
 
 
@@ -164,7 +201,9 @@ def _place(result: Result, extreme: Extreme | None) -> dict[str, Any] | None:
     if extreme is None:
         return None
     step = result.step
-    by_logit = {} if step is None or step.logits is None else {"logit": step.logits[extreme.row]}
+    by_logit: dict[str, Any] = {} if step is None or step.logits is None else {"logit": step.logits[extreme.row]}
+    if step is not None and step.values is not None:
+        by_logit["of_value"] = step.values[extreme.row]
     return {
         "row": result.row_number(extreme.row),
         "class": extreme.cls if step is None or step.by_class else None,
