@@ -39,6 +39,8 @@ AMBIGUOUS = {
     ("smoothing-forgotten", "smoothing-saturated"),
     ("weights-of-ignored-rows", "combined-weight-ignored"),
     ("z-loss-uncapped", "combined-softcap-z-loss"),
+    # in float16 the power is rounded as coarsely as it is inaccurate
+    ("power-for-exp", "plain-1000"),
 }
 """What one case alone cannot tell apart in some format: its name is among the others then, or there is none."""
 
@@ -222,6 +224,86 @@ def test_two_mistakes_are_mixed(mistake: str, loss: tuple[str, ...], effect: str
     assert said is not None
     assert said[0].cause == "mixed", said
     assert MISTAKES[mistake].cause in said[0].evidence
+
+
+LOGITS = np.random.default_rng(0).normal(size=(8, 20)).astype(np.float32) * 3
+LABELS = np.array([9, 12, 1, 19, 15, 0, 16, 12])
+Z, Y = LOGITS.astype(np.float64), np.eye(20)[LABELS]
+
+
+def softmax(z: Any) -> Any:
+    exps = np.exp(z - z.max(axis=1, keepdims=True))
+    return exps / exps.sum(axis=1, keepdims=True)
+
+
+P = softmax(Z)
+LSE = np.log(np.exp(Z).sum(axis=1, keepdims=True))
+SOME = (np.arange(8) < 4)[:, None]
+ONE = np.arange(160).reshape(8, 20) == 7
+OTHER = np.eye(20)[np.where(np.arange(8) == 3, 4, LABELS)]
+
+
+# What a sceptical reader tried; each said something else, and wrong, before.
+@pytest.mark.parametrize(
+    ("gradient", "loss", "cause", "evidence"),
+    [
+        ((softmax(Z / 2) - Y) / 2, (), "option-extra", "temperature=2.0, which is not asked for"),
+        ((softmax(Z / 3) - Y) / 3, ("temperature=2",), "other-convention", "temperature=3.0, not 2"),
+        (P - 0.8 * Y - 0.2 / 20, ("label_smoothing=0.1",), "other-convention", "label_smoothing=0.2, not 0.1"),
+        (P - Y + 0.04 * LSE * P, ("z_loss=0.01",), "other-convention", "z_loss=0.02, not 0.01"),
+        ((softmax(5 * np.tanh(Z / 5)) - Y) / np.cosh(Z / 5) ** 2, (), "option-extra", "softcap=5"),
+        (np.ones_like(Z), (), "unknown", "160 components in 8 rows of 8 fail"),
+        (Z, (), "unknown", "160 components in 8 rows of 8 fail"),
+        (softmax(P) - 0.9 * Y - 0.1 / 20, (), "unknown", "160 components"),
+        (P - Y, ("label_smoothing=0.1", "z_loss=0.01"), "unknown", "160 components"),
+        (P - 2 * Y, (), "unknown", "8 components in 8 rows of 8 fail, all of them at the true class"),
+        (np.where(ONE, 2, P - OTHER), (), "mixed", "row {row} for 4, not 19"),
+        (-Y, (), "wrt-probabilities", "every component is −y, and ŷ is left out"),
+        (np.where(SOME, -1, 1) * (P - Y), (), "sign", "4 rows of 8 (row {row} first) are the opposite of what is due"),
+        (np.where(SOME, 2, 1) * (P - Y), (), "scaled", "4 rows of 8 (row {row} first) are 2 times what is due"),
+        (np.where(SOME, 0.01, 0) + P - Y, (), "constant-offset", "4 rows of 8 is off by the same 0.01"),
+        (np.where(LABELS == 12, 0, 1)[:, None] * (P - Y), (), "option-extra", "ignore_index=12"),
+        (np.where(np.arange(20) < 16, P - Y, 0), (), "unknown", "all in classes 16 to 19 fail"),
+        (np.where(SOME, np.nan, P - Y), (), "unknown", "; all NaN"),
+    ],
+)  # fmt: skip
+def test_what_a_sceptic_tried(gradient: Any, loss: tuple[str, ...], cause: str, evidence: str) -> None:
+    problem = make_problem(LOGITS, LABELS.tolist(), "float32", loss=list(loss))
+    said = diagnosed(problem, gradient.astype(np.float32))
+    assert said is not None
+    assert said[0].cause == cause, said
+    assert evidence in said[0].evidence
+
+
+def test_a_factor_of_one_row_is_no_epsilon() -> None:
+    problem = make_problem(LOGITS[:1], LABELS[:1].tolist(), "float32")
+    said = diagnosed(problem, (0.5 * (P - Y)[:1]).astype(np.float32))
+    assert said is not None
+    assert (said[0].cause, said[0].option) == ("scaled", "--loss upstream=0.5")
+
+
+def test_the_option_of_a_factor_has_all_its_digits() -> None:
+    problem = make_problem(Z, LABELS.tolist(), "float64")
+    said = diagnosed(problem, (P - Y) / 7)
+    assert said is not None
+    again = make_problem(Z, LABELS.tolist(), "float64", loss=[said[0].option.removeprefix("--loss ")])
+    assert diagnosed(again, (P - Y) / 7) is None
+
+
+def test_rounding_under_a_tight_tolerance_is_no_mistake() -> None:
+    problem = make_problem(LOGITS, LABELS.tolist(), "float32")
+    said = diagnosed(problem, (P - Y).astype(np.float32), "rel:1e-9")
+    assert said is not None
+    assert "nothing but rounding" in said[0].evidence
+
+
+def test_each_part_of_a_mixture_has_its_own_row(tmp_path: Path, program: Program) -> None:
+    gradient = P - OTHER
+    gradient[0, 7] = 2
+    np.savez(tmp_path / "x.npz", logits=LOGITS, labels=LABELS, gradient=gradient.astype(np.float32))
+    (result,) = json.loads(program("check", str(tmp_path / "x.npz"), "--format", "json").out)["results"]
+    assert "row 3 for 4, not 19" in result["diagnosis"]["evidence"]
+    assert "(row 0, class 7)" in result["diagnosis"]["evidence"]
 
 
 def test_what_nothing_explains_is_unknown() -> None:

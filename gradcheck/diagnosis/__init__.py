@@ -86,7 +86,7 @@ def diagnose(
         failed=failed[rows],
         own=own,
     )
-    return tuple(dataclasses.replace(one, row=int(rows[one.row])) for one in _found(view))
+    return tuple(dataclasses.replace(one, rows=tuple(int(rows[row]) for row in one.rows)) for one in _found(view))
 
 
 def _looked_at(problem: Problem, failed: Mask) -> Int64:
@@ -103,7 +103,7 @@ def _found(view: View) -> tuple[Finding, ...]:
     own = view.own
     if view.is_gradient(own.gradient, own.bound):
         past = np.abs(view.candidate - own.gradient)[view.failed] > own.bound[view.failed]
-        found = _effects.isolated(view, own) if past.any() else _effects.cancelled(view)
+        found = _effects.scattered(view, own) if past.any() else _effects.cancelled(view) or _sound(view)
         return (found or _unknown(view),)
     for stage in (_likely, _unlikely, _double, _by_rows, _vague):
         if several := _distinct(stage(view)):
@@ -124,12 +124,12 @@ def _likely(view: View) -> Iterator[Finding]:
 
 def _unlikely(view: View) -> Iterator[Finding]:
     """One thing that explains all, with a number of its own for each row or entry."""
-    yield from _happened(view, [_effects.isolated, _sums.wrong_sum])
+    yield from _happened(view, [_effects.isolated, _effects.rows_zeroed, _effects.some_rows, _sums.wrong_sum])
 
 
 def _vague(view: View) -> Iterator[Finding]:
     """What takes a number for each row, or fits a tendency and not every component."""
-    yield from _happened(view, [_effects.row_factors, _effects.inaccurate_exp])
+    yield from _happened(view, [_effects.scattered, _effects.row_factors, _effects.inaccurate_exp])
 
 
 def _happened(view: View, effects: Iterable[_effects.Effect]) -> Iterator[Finding]:
@@ -140,7 +140,7 @@ def _happened(view: View, effects: Iterable[_effects.Effect]) -> Iterator[Findin
 
 def _meant(view: View, bases: Iterable[Base]) -> Iterator[Finding]:
     for base in bases:
-        if base.finding is not None and view.is_gradient(base.gradient, base.bound):
+        if base.finding is not None and view.is_gradient(base.gradient, base.bound) and view.told(base):
             yield base.finding
 
 
@@ -152,14 +152,15 @@ def _others(view: View) -> Iterator[Base]:
 def _double(view: View) -> Iterator[Finding]:
     """Another question, and something that happened to its answer."""
     for base in _others(view):
+        if base.finding is not None and base.finding.cause == "option-extra":
+            continue  # a number of its own, and another thing beside it, explain too much
         for effect in (*_effects.EARLY, *_effects.LATE, _effects.one_entry, _sums.known_sum):
             if base.finding is not None and effect is not _effects.clipped and (found := effect(view, base)):
                 yield Finding(
                     cause="mixed",
                     evidence=f"{base.finding.cause} ({base.finding.evidence}) and {found.cause} ({found.evidence})",
                     fix=f"{base.finding.fix}; {found.fix}",
-                    option=" ".join(filter(None, (base.finding.option, found.option))),
-                    row=found.row or base.finding.row,
+                    rows=base.finding.rows + found.rows,
                 )
 
 
@@ -175,7 +176,12 @@ def _by_rows(view: View) -> Iterator[Finding]:
     if left.any() or len(causes) < 2:
         return
     names = " and ".join(f"{one.cause} ({one.evidence.replace('every row', 'some rows')})" for one in causes)
-    yield Finding(cause="mixed", evidence=f"different rows differ: {names}", fix="; ".join(one.fix for one in causes))
+    yield Finding(
+        cause="mixed",
+        evidence=f"different rows differ: {names}",
+        fix="; ".join(one.fix for one in causes),
+        rows=tuple(row for one in causes for row in one.rows),
+    )
 
 
 def _distinct(found: Iterator[Finding]) -> tuple[Finding, ...]:
@@ -188,14 +194,30 @@ def _distinct(found: Iterator[Finding]) -> tuple[Finding, ...]:
     return tuple(by_cause.values())
 
 
+def _sound(view: View) -> Finding:
+    return Finding(
+        cause="unknown",
+        evidence=f"nothing but rounding: every component is as near as a sound algorithm in {view.format.name} comes",
+        fix="ask for what the format can hold",
+        option="--tolerance stable",
+    )
+
+
 def _unknown(view: View) -> Finding:
     """Which rows, which classes, against the distance below the maximum and the label."""
-    failed, judged = view.failed, int(view.judged.sum())
-    rows = np.flatnonzero(failed.any(axis=1))
+    failed, judged = view.failed & view.judged[:, None], int(view.judged.sum())
+    rows, classes = np.flatnonzero(failed.any(axis=1)), np.flatnonzero(failed.any(axis=0))
     true = failed[np.arange(len(failed)), view.labels()]
     gaps = view.parts.gap[failed & np.isfinite(view.parts.gap)]
     where = f"{text.count(int(failed.sum()), 'component')} in {text.count(rows.size, 'row')} of {judged:,}"
-    at_label = f"{int(true.sum())} at the true class"
+    if rows.size == 1:
+        where += " (row {row})"
+    if classes.size and 2 * (classes[-1] - classes[0]) < view.problem.classes - 2:
+        where += f", all in class{'es' if classes.size > 1 else ''} {classes[0]}"
+        where += f" to {classes[-1]}" if classes.size > 1 else ""
+    at_label = f"{int(true.sum()):,} at the true class"
+    if failed.any() and true.sum() == failed.sum():
+        at_label = "all of them at the true class"
     reach = (
         f", {text.brief(float(gaps.min()))} to {text.brief(float(gaps.max()))} below the row's maximum"
         if gaps.size
@@ -203,6 +225,22 @@ def _unknown(view: View) -> Finding:
     )
     return Finding(
         cause="unknown",
-        evidence=f"no known mistake explains it: {where} fail, {at_label}{reach}",
+        evidence=f"no known mistake explains it: {where} {'fails' if failed.sum() == 1 else 'fail'}, "
+        f"{at_label}{reach}{_what_they_are(view.candidate[failed])}",
         fix="compare a single row, step by step (gradcheck derive)",
+        rows=tuple(rows) if rows.size == 1 else (),
     )
+
+
+def _what_they_are(wrong: Float64) -> str:
+    """NaN, infinite and zero, where there are such, in words."""
+    found = [
+        f"{'all' if n == wrong.size else f'{n:,}'} {what}"
+        for n, what in (
+            (int(np.isnan(wrong).sum()), "NaN"),
+            (int(np.isinf(wrong).sum()), "infinite"),
+            (int((wrong == 0).sum()), "0"),
+        )
+        if n
+    ]
+    return f"; {' and '.join(found)}" if found else ""

@@ -21,6 +21,8 @@ _SHORT = 5
 _TELLING = 2
 """Different numbers, of more bits than that, that tell a format."""
 _PAIR = 2
+_ROUGH = 0.05
+"""How far from a smooth function, and how often, what is told of one may be."""
 _FEW = 8
 """Entries that are wrong by themselves, at most."""
 
@@ -52,14 +54,26 @@ def scaled(view: View, base: Base) -> Finding | None:
     if abs(factor + 1) * size[place] <= 2 * base.bound[place]:
         return Finding(cause="sign", evidence="every component has the opposite sign", fix="return ŷ − y, not y − ŷ")
     cause = "mixed" if factor < 0 else "scaled"
+    factor = _shortest(factor, base.bound[place] / size[place] / 8)
     name, fix, option = _meaning(view, abs(factor))
-    sign = ", with the opposite sign" if factor < 0 else ""
+    sign = ""
+    if factor < 0:
+        sign, fix, option = ", with the opposite sign", f"return ŷ − y, not y − ŷ; {fix}", ""
     return Finding(
         cause=cause,
         evidence=f"every component is {times(abs(factor))} what is due{name}{sign}",
         fix=fix,
         option=option,
     )
+
+
+def _shortest(number: float, within: float) -> float:
+    """The number of fewest digits that is so near, relative."""
+    for digits in range(1, 17):
+        rounded = float(f"{number:.{digits}g}")
+        if abs(rounded - number) <= within * abs(number):
+            return rounded
+    return number
 
 
 def _meaning(view: View, factor: float) -> tuple[str, str, str]:
@@ -115,7 +129,7 @@ def _meaning(view: View, factor: float) -> tuple[str, str, str]:
     for value, name, fix, option in known:
         if value != 1 and abs(factor / value - 1) < 64 * view.format.unit_roundoff:
             return name, fix, option
-    return "", "look for a factor that is applied twice, or not at all", f"--loss upstream={factor:.9g}"
+    return "", "look for a factor that is applied twice, or not at all", f"--loss upstream={factor!r}"
 
 
 def transposed(view: View, base: Base) -> Finding | None:
@@ -135,6 +149,7 @@ def constant(view: View, base: Base) -> Finding | None:
     if not np.isfinite(apart).all():
         return None
     added = np.median(apart, axis=1, keepdims=True)
+    added = np.where(np.abs(added) > base.bound.max(axis=1, keepdims=True), added, 0.0)
     moved = (np.abs(added) > 4 * base.bound.max(axis=1, keepdims=True)).any()
     u = view.format.unit_roundoff
     if (
@@ -143,11 +158,13 @@ def constant(view: View, base: Base) -> Finding | None:
         or not view.is_gradient(base.gradient + added, base.bound + 4 * u * np.abs(added))
     ):
         return None
-    low, high = float(added.min()), float(added.max())
-    size = brief(low) if low == high else f"{brief(low)} to {brief(high)}"
+    off = added[added != 0]
+    low, high = float(off.min()), float(off.max())
+    size = brief(low) if brief(low) == brief(high) else f"{brief(low)} to {brief(high)}"
+    rows = "a row" if off.size == view.judged.sum() else f"{text.count(off.size, 'row')} of {int(view.judged.sum()):,}"
     return Finding(
         cause="constant-offset",
-        evidence=f"every component of a row is off by the same {size}",
+        evidence=f"every component of {rows} is off by the same {size}",
         fix="find what is added to all",
     )
 
@@ -163,7 +180,7 @@ def ignored_rows(view: View, base: Base) -> Finding | None:
         cause="ignored-rows",
         evidence=f"only ignored rows are wrong: {text.count(rows.size, 'row')} {kind}, the first is row {{row}}",
         fix="set ignored rows to 0; multiplying by 0 keeps NaN",
-        row=int(rows[0]),
+        rows=(int(rows[0]),),
     )
 
 
@@ -252,6 +269,11 @@ def _epsilon(view: View, base: Base, p: Float64) -> Finding | None:
     epsilon = float(told[sharp])
     if not 0 < epsilon < 1e-2 or not error[sharp] < epsilon:
         return None
+    rounded = float(f"{epsilon:.0e}")
+    if abs(rounded - epsilon) <= max(float(error[sharp]), 4 * view.format.unit_roundoff * epsilon):
+        epsilon = rounded
+    elif np.ptp(p[rows]) < p[rows].max() / 2:
+        return None  # with one probability, any factor is that of some epsilon
     factor = (p / (p + epsilon))[:, None]
     if not view.is_gradient(base.gradient * factor, base.bound + view.format.smallest_subnormal):
         return None
@@ -446,7 +468,16 @@ def narrow(view: View, base: Base) -> Finding | None:
 
 
 def isolated(view: View, base: Base) -> Finding | None:
+    """One or two entries, or such of one kind, where everything else is right."""
+    return _entries(view, base, scattered=False)
+
+
+def scattered(view: View, base: Base) -> Finding | None:
     """A few entries, or one in each row, where everything else is right."""
+    return _entries(view, base, scattered=True)
+
+
+def _entries(view: View, base: Base, *, scattered: bool) -> Finding | None:
     wrong = ~view.near(base.gradient, base.bound)
     if base is view.own and not wrong.any():
         wrong = view.failed
@@ -457,7 +488,8 @@ def isolated(view: View, base: Base) -> Finding | None:
     if each.max() > 1 and count > _FEW:
         return None
     true = wrong[np.arange(len(wrong)), view.labels()]
-    if true[view.judged].all() and count > len(true) > 1:
+    gone = (view.candidate[wrong] == 0).all()
+    if true[view.judged].all() and count == view.judged.sum() > 1 and not gone:
         return None  # that is not by chance
     # they stand out from the others of their rows
     of_bound = np.abs(view.candidate - base.gradient) / base.bound
@@ -471,12 +503,16 @@ def isolated(view: View, base: Base) -> Finding | None:
         pattern = f", all in class {classes[0]}"
     elif count > 1 and base.parts is not None and (classes == np.argmax(base.parts.z, axis=1)[rows]).all():
         pattern = ", all in the class of the largest logit"
-    zeros = ", all of them 0" if (view.candidate[wrong] == 0).all() else ""
+    zeros = ", all of them 0" if gone else ""
+    if count > _PAIR or 8 * count > wrong.size:
+        if not (scattered or pattern or zeros):
+            return None
+        pattern = pattern or (", all at the true class" if true.sum() == count else "")
     return Finding(
         cause="isolated-entries",
         evidence=f"{many(wrong, 'component')} of {wrong.size:,} wrong ({where}){pattern}{zeros}, the others right",
         fix="look at how these entries are written",
-        row=int(rows[0]),
+        rows=(int(rows[0]),),
     )
 
 
@@ -493,9 +529,34 @@ def rows_zeroed(view: View, base: Base) -> Finding | None:
         cause="isolated-entries",
         evidence=f"{many(wrong, 'row')} of {int(view.judged.sum()):,}"
         + (f", those below {brief(largest)}," if small else "")
-        + " are 0 throughout (row {row} first), the others right",
+        + f" {'is' if wrong.sum() == 1 else 'are'} 0 throughout (row {{row}} first), the others right",
         fix="do not drop small components: together they count" if small else "look at how these rows are written",
-        row=int(np.argmax(wrong)),
+        rows=(int(np.argmax(wrong)),),
+    )
+
+
+def some_rows(view: View, base: Base) -> Finding | None:
+    """Some rows that have one factor, or the opposite sign."""
+    wrong = np.asarray((~view.near(base.gradient, base.bound)).any(axis=1))
+    if not wrong.any() or (wrong | ~view.judged).all() or wrong[view.ignored].any() or view.problem.classes < 3:
+        return None
+    size = np.where(np.isfinite(base.gradient) & wrong[:, None], np.abs(base.gradient), 0.0)
+    place = np.unravel_index(np.argmin(np.where(size > 0, base.bound / size, np.inf)), size.shape)
+    factor = float(view.candidate[place] / base.gradient[place]) if size[place] else 0.0
+    if not factor or not np.isfinite(factor):
+        return None
+    factors = np.where(wrong, factor, 1.0)[:, None]
+    bound = np.abs(factors) * (base.bound + view.format.unit_roundoff * size) + view.format.smallest_subnormal
+    if not view.is_gradient(base.gradient * factors, bound):
+        return None
+    opposite = abs(factor + 1) * size[place] <= 2 * bound[place]
+    what = "the opposite of what is due" if opposite else f"{times(factor)} what is due"
+    return Finding(
+        cause="sign" if opposite else "mixed" if factor < 0 else "scaled",
+        evidence=f"{many(wrong, 'row')} of {int(view.judged.sum()):,} (row {{row}} first) "
+        f"{'is' if wrong.sum() == 1 else 'are'} {what}, the others right",
+        fix="look at what is done to these rows alone",
+        rows=(int(np.argmax(wrong)),),
     )
 
 
@@ -511,24 +572,25 @@ def row_factors(view: View, base: Base) -> Finding | None:
     if not view.is_gradient(base.gradient * factors, base.bound * np.maximum(1.0, np.abs(factors))):
         return None
     found = factors[usable, 0]
-    if not found.all():
-        return None
+    if (found <= 0).any() or view.problem.classes < 3:
+        return None  # two classes have one number to a row: whatever is wrong is a factor
     if np.ptp(found) <= 64 * view.format.unit_roundoff * np.abs(found).max():
         return None  # one factor, which is another finding
     labels, step = view.problem.labels, 64 * view.format.unit_roundoff * np.abs(found).max()
     parts = 1 + int((np.abs(np.diff(found)) > step).sum())
     if labels.ndim == 1 and 2 * parts > len(found) and len(np.unique(labels[usable])) > 1:
         by_class = {int(label): found[labels[usable] == label] for label in np.unique(labels[usable])}
-        repeated = any(len(values) > 1 for values in by_class.values())
-        if repeated and all(
+        repeated = sum(len(values) for values in by_class.values() if len(values) > 1)
+        told = 2 * repeated >= len(found) and sum(len(values) > 1 for values in by_class.values()) > 1
+        if told and all(
             np.ptp(values) <= 64 * view.format.unit_roundoff * values.max() for values in by_class.values()
         ):
             label, values = next(iter(by_class.items()))
+            given = view.problem.terms.weight is not None
             return Finding(
-                cause="option-extra",
+                cause="other-convention" if given else "option-extra",
                 evidence=f"each row has a factor of its class, {brief(float(values[0]))} for class {label}",
-                fix="leave class weights out, or check with them",
-                option="--loss weight=…",
+                fix="apply class weights once" if given else "leave class weights out, or check with them",
             )
     return Finding(
         cause="scaled",
@@ -538,26 +600,36 @@ def row_factors(view: View, base: Base) -> Finding | None:
 
 
 def inaccurate_exp(view: View, base: Base) -> Finding | None:
-    """A relative error that grows with the distance below the maximum."""
+    """A relative error of exp that is a function of the distance below the maximum, the same in all rows."""
     if base.parts is None:
         return None
     own = base.parts
     probabilities = (view.candidate / np.where(own.scale == 0, 1, own.scale * own.slope) + own.q) / own.weight
     # where a label's weight does not drown what is told
-    blur = 4 * view.format.unit_roundoff * np.abs(own.q / own.weight)
-    usable = view.judged[:, None] & (own.p > 64 * blur) & np.isfinite(probabilities) & np.isfinite(own.gap)
+    blur = 4 * view.format.unit_roundoff * np.abs(own.q / own.weight) + view.format.smallest_subnormal
+    usable = view.judged[:, None] & (own.p > 64 * blur) & np.isfinite(own.gap)
+    gone = usable & (probabilities <= 0)
+    usable &= ~gone
     if usable.sum() < _FEW:
         return None
-    gaps, ratios = own.gap[usable], np.log(np.maximum(probabilities[usable] / own.p[usable], 1e-300))
-    order = np.argsort(gaps)
-    thirds = [float(np.median(part)) for part in np.array_split(ratios[order], 3)]
-    growing = thirds[0] > thirds[1] > thirds[2] or thirds[0] < thirds[1] < thirds[2]
-    apart = abs(thirds[2] - thirds[0])
-    if not growing or apart < 64 * view.format.unit_roundoff or 4 * np.std(ratios[order][: usable.sum() // 3]) > apart:
+    if gone.any() and np.quantile(own.gap[gone], _ROUGH) < np.quantile(own.gap[usable], 1 - _ROUGH):
+        return None  # an exp that ends in 0 does so past some distance
+    # what the sum does is the same for all of a row
+    rows = np.arange(len(own.p))
+    top = np.argmax(own.p, axis=1)
+    ratios = np.log(probabilities / own.p) - np.log(probabilities / own.p)[rows, top][:, None]
+    order = np.argsort(own.gap[usable])
+    gaps, found = own.gap[usable][order], ratios[usable][order]
+    between = np.interp(gaps[1:-1:2], gaps[::2], found[::2])
+    error = own.softmax_error(view.format)[usable].max() + (blur / own.p)[usable][order][1:-1:2]
+    smooth = np.abs(between - found[1:-1:2]) <= _ROUGH * np.abs(found).max() + 4 * error
+    worst = float(found[np.argmax(np.abs(found))])
+    if abs(worst) < 64 * view.format.unit_roundoff or smooth.mean() < 1 - _ROUGH:
         return None
     return Finding(
         cause="inaccurate-exp",
-        evidence=f"probabilities are off by what grows with the distance below the maximum, to e^{thirds[2]:.2g}",
+        evidence="every probability is off by the same function of the distance below the maximum, up to a factor of "
+        f"{brief(math.exp(worst))}",
         fix="use an exp that is accurate over its whole range",
     )
 
@@ -570,7 +642,7 @@ def one_entry(view: View, base: Base) -> Finding | None:
 
 EARLY: tuple[Effect, ...] = (empty_mean, ignored_rows, zeros, flushed, transposed, constant)
 """What is likelier than another question."""
-LATE: tuple[Effect, ...] = (masked, quotient, unshifted, misshifted, clipped, narrow, scaled, rows_zeroed)
+LATE: tuple[Effect, ...] = (masked, quotient, unshifted, misshifted, clipped, narrow, scaled)
 """What is less likely, the likelier first."""
 
 

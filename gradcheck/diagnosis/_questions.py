@@ -100,7 +100,7 @@ def _told_classes(view: View, told: Array) -> Iterator[Base]:
         return
     apart = (told - problem.labels)[view.judged] % problem.classes
     where = f"{text.count(int(moved.sum()), 'row')} of {int(view.judged.sum()):,} right for another label"
-    if (apart == apart[0]).all():
+    if (apart == apart[0]).all() and len(apart) > 1:
         shift = int(apart[0]) if apart[0] <= problem.classes // 2 else int(apart[0]) - problem.classes
         finding = Finding(
             cause="labels-shifted",
@@ -119,7 +119,7 @@ def _told_classes(view: View, told: Array) -> Iterator[Base]:
             cause="labels-permuted",
             evidence=f"{where}; row {{row}} for {int(told[first])}, not {int(problem.labels[first])}",
             fix="keep rows and labels in one order",
-            row=first,
+            rows=(first,),
         )
     yield from _altered(view, finding, labels=told.astype(np.int64))
 
@@ -293,23 +293,32 @@ def _other_z_losses(view: View) -> Iterator[Base]:
 
 
 def _unasked(view: View) -> Iterator[Base]:
-    """Options that are not asked for, with the value that the gradient itself tells."""
-    problem, own = view.problem, view.parts
-    names = {option.name for option in problem.loss}
-    residual = view.candidate - view.own.gradient
-    with np.errstate(all="ignore"):
-        if "z_loss" not in names:
-            per = 2 * own.scale * own.slope * own.lse() * own.p
-            yield from _with_option(view, "z_loss", _told(residual, per))
-        if "label_smoothing" not in names and problem.classes > 1:
-            total = own.q.sum(axis=1, keepdims=True)
-            per = own.scale * own.slope * (own.q - total / problem.classes)
-            yield from _with_option(view, "label_smoothing", _told(residual, per))
-    if problem.labels.ndim == 1 and "ignore_index" not in names:
+    """Options that are not asked for, or have another value, with what the gradient itself tells of it."""
+    problem = view.problem
+    for name, tell in (("z_loss", _z_loss), ("label_smoothing", _smoothing), ("temperature", _temperature)):
+        try:
+            bare = parts(dataclasses.replace(problem, loss=_without(problem, name)))  # type: ignore[arg-type]
+        except GradcheckError:
+            continue
+        with np.errstate(all="ignore"):
+            yield from _with_option(view, name, tell(view, bare))
+    if problem.terms.softcap is None:
+        for cap in _CAPS:
+            yield from _with_option(view, "softcap", cap)
+    if problem.labels.ndim == 1 and all(option.name != "ignore_index" for option in problem.loss):
         zero = view.judged & (view.candidate == 0).all(axis=1)
         labels = np.unique(problem.labels[zero])
         if labels.size == 1 and (zero == (view.judged & (problem.labels == labels[0]))).all() and not zero.all():
             yield from _with_option(view, "ignore_index", int(labels[0]))
+
+
+def _z_loss(view: View, bare: Parts) -> float:
+    return _told(view.candidate - bare.gradient, 2 * bare.scale * bare.slope * bare.lse() * bare.p)
+
+
+def _smoothing(view: View, bare: Parts) -> float:
+    uniform = bare.q.sum(axis=1, keepdims=True) / view.problem.classes
+    return _told(view.candidate - bare.gradient, bare.scale * bare.slope * (bare.q - uniform))
 
 
 def _told(residual: Array, per: Array) -> float:
@@ -318,20 +327,50 @@ def _told(residual: Array, per: Array) -> float:
     return float(f"{residual[place] / per[place]:.4g}") if per[place] else 0.0
 
 
+_NONE = 0.01
+"""A difference between temperatures that rounding may be."""
+_LEAST = 1e-4
+"""How small a component may be, beside the largest of its row, that still tells a temperature."""
+
+
+def _temperature(view: View, bare: Parts) -> float:
+    """What two components of one row without labels tell by their ratio, which is exp of their distance over T."""
+    inner = np.where((bare.q == 0) & (bare.scale != 0), view.candidate / bare.scale, 0.0)
+    inner = np.where(np.isfinite(inner), inner, 0.0)
+    high = inner.argmax(axis=1)
+    rows = np.arange(len(inner))
+    far = np.where(inner > _LEAST * inner[rows, high][:, None], -bare.z, -np.inf).argmax(axis=1)
+    apart = bare.z[rows, high] - bare.z[rows, far]
+    row = int(np.argmax(np.where(np.isfinite(apart), apart, 0.0)))
+    told = apart[row] / np.log(inner[row, high[row]] / inner[row, far[row]])
+    if not np.isfinite(told) or abs(told / float(view.problem.terms.temperature) - 1) < _NONE:
+        return 0.0
+    return float(f"{told:.4g}")
+
+
+_MOST = {"z_loss": 10.0, "label_smoothing": 1.0, "temperature": 100.0}
+
+
 def _with_option(view: View, name: str, value: float) -> Iterator[Base]:
-    if not np.isfinite(value) or (name != "ignore_index" and not 0 < value < 10):
+    if name in _MOST and not 0 < value < _MOST[name]:
         return
+    given = next((option.value for option in view.problem.loss if option.name == name), None)
     try:
         option = losses.parse([f"{name}={value!r}"])
     except GradcheckError:
         return
+    if given is None:
+        cause, instead, fix = "option-extra", "which is not asked for", f"leave {name} out, or check with it"
+    else:
+        cause, instead = "other-convention", f"not {given}"
+        fix = f"use {name}={given}, or check with {name}={value!r}"
     finding = Finding(
-        cause="option-extra",
-        evidence=f"every component is right with {name}={value!r}, which is not asked for",
-        fix=f"leave {name} out, or check with it",
+        cause=cause,
+        evidence=f"every component is right with {name}={value!r}, {instead}",
+        fix=fix,
         option=f"--loss {name}={value!r}",
     )
-    yield from _altered(view, finding, loss=(*view.problem.loss, *option))
+    yield from _altered(view, finding, loss=(*_without(view.problem, name), *option))
 
 
 def _quotients(view: View) -> Iterator[Base]:
@@ -353,6 +392,14 @@ def _quotients(view: View) -> Iterator[Base]:
             gradient=np.where(np.abs(gradient) > fmt.max, np.copysign(np.inf, gradient), gradient),
             bound=np.where(due, np.abs(gradient) * error + np.abs(size) * own.slope_error(fmt), 0.0),
         )
+    yield view.base(
+        Finding(
+            cause="wrt-probabilities",
+            evidence="every component is −y, and ŷ is left out: the gradient with respect to log ŷ",
+            fix="add ŷ: the gradient with respect to the logits is ŷ − y",
+        ),
+        dataclasses.replace(own, weight=np.zeros_like(own.weight)),
+    )
 
 
 def _rounded(view: View) -> Array:

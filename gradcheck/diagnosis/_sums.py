@@ -41,7 +41,7 @@ class _Factors:
         """What made them, as said of the row that is furthest off."""
         size = times(float(self.factor[self.first]))
         evidence = f"the probabilities of row {{row}} are all {size} what is due{what}"
-        return Finding(cause=cause, evidence=evidence, fix=fix, row=self.first)
+        return Finding(cause=cause, evidence=evidence, fix=fix, rows=(self.first,))
 
 
 def known_sum(view: View, base: Base) -> Finding | None:
@@ -80,7 +80,7 @@ def _told(view: View, base: Base) -> _Factors | None:
         return None
     least = np.where(weight > 0, error, np.inf).min(axis=1, keepdims=True)
     off = (view.judged[:, None] & (np.abs(factor - 1) > least))[:, 0]
-    if not off.any():
+    if not off.any() or (factor[:, 0][view.judged] <= 0).any():
         return None
     return _Factors(factor=factor[:, 0], least=least[:, 0], off=off)
 

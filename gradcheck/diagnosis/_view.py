@@ -133,14 +133,14 @@ class Finding:
         cause: one of `CAUSES`.
         evidence: in numbers, one sentence without its period; fix: what to do, likewise.
         option: the words that would make the check agree; empty where none would.
-        row: of which the evidence speaks as {row}, for whoever knows its number in the input.
+        rows: of which the evidence speaks as {row}, in order, for whoever knows their numbers in the input.
     """
 
     cause: str
     evidence: str
     fix: str
     option: str = ""
-    row: int = 0
+    rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -194,7 +194,8 @@ class View:
     @np.errstate(all="ignore")
     def near(self, gradient: Float64, bound: Float64) -> Mask:
         """Where the candidate is this gradient, (N, k): NaN where it is NaN, and anything in undefined rows."""
-        close = np.abs(self.candidate - gradient) <= _SLACK * bound
+        # a wide bound explains much, but nothing that is 0
+        close = np.abs(self.candidate - gradient) <= np.where(self.candidate == 0, bound, _SLACK * bound)
         close |= np.isnan(gradient) & ~np.isfinite(self.candidate)
         close |= ~np.isfinite(gradient) & (self.candidate == gradient)
         return np.asarray(close | ~(self.judged | self.ignored)[:, None])
@@ -202,6 +203,12 @@ class View:
     def is_gradient(self, gradient: Float64, bound: Float64) -> bool:
         """Whether the candidate is this gradient everywhere."""
         return bool(self.near(gradient, bound).all())
+
+    def told(self, base: Base) -> bool:
+        """Whether most of what is wrong is that other gradient, and not merely within its wider bound."""
+        wrong = ~self.near(self.own.gradient, self.own.bound)
+        moved = ~(np.abs(base.gradient - self.own.gradient) <= _SLACK * base.bound)
+        return 2 * int((wrong & moved).sum()) > int(wrong.sum())
 
     def base(self, finding: Finding, found: Parts, *, lost: float = 0.0) -> Base:
         """The gradient of another question.

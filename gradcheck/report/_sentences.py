@@ -186,7 +186,10 @@ def conduct(result: Result, judged: Judged) -> str:
 
 def evidence(result: Result, finding: Finding) -> str:
     """What shows a finding, with the row's number in the input."""
-    return finding.evidence.replace("{row}", str(result.row_number(finding.row)))
+    said = finding.evidence
+    for row in finding.rows:
+        said = said.replace("{row}", str(result.row_number(row)), 1)
+    return said
 
 
 def diagnosis(result: Result) -> str:
