@@ -75,6 +75,7 @@ class Decision:
         worst: the component nearest to, or furthest past, its limit; value is error/limit.
         top: as many of the next such components as were asked for, `worst` first.
         limit_ulps: the limit there, in ulps.
+        counted: whether all components were looked at, or `worst` alone, and `failed` is the least that there are.
     """
 
     failed: int
@@ -83,6 +84,7 @@ class Decision:
     worst: Extreme | None
     limit_ulps: float
     top: tuple[Extreme, ...] = ()
+    counted: bool = True
 
 
 class Comparison:

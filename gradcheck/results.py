@@ -133,7 +133,7 @@ class Judged:
     conduct: Conduct = Conduct()
     diagnosis: tuple[Finding, ...] = ()
     """What explains a failure, the likeliest first."""
-    profile: Profile = Profile()
+    profile: Profile = field(default_factory=Profile)
     """Where its errors are; nothing where the question was about another function."""
 
 

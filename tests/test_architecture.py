@@ -21,7 +21,7 @@ FLOORS = (
     {"metrics", "mistakes", "diagnosis"},
     {"profiles"},
     {"results"},
-    {"observing"},
+    {"observing", "rejudging"},
     {"checking", "sweep", "derivation"},
     {"verification", "selftest"},
     {"report"},

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gradcheck import __version__
-from gradcheck.cli import _config, check, derive, explain, fixtures, generate, selftest, stability, sweep
+from gradcheck.cli import _config, check, derive, explain, fixtures, generate, report, selftest, stability, sweep
 
 app = typer.Typer(
     name="gradcheck",
@@ -17,7 +17,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (check, stability, derive, sweep, generate, selftest, explain):
+for module in (check, stability, derive, sweep, generate, selftest, explain, report):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(fixtures.app, name="fixtures")
 

@@ -75,6 +75,7 @@ def _judged(result: Result, judged: Judged) -> str:
         case Verdict.FAIL:
             return (
                 f"{place(worst, result)}, off by {text.brief(worst.ulp)} ulp where {against}; "
+                f"{'' if judged.decision.counted else 'at least '}"
                 f"{text.count(judged.decision.failed, 'component')} of {judged.decision.judged:,} "
                 f"{'is' if judged.decision.failed == 1 else 'are'} past the limit{findings(result, judged)}"
             )

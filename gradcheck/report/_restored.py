@@ -1,0 +1,421 @@
+"""A report made again from its JSON record, so that it can be shown in any format and judged again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mpmath import libmp
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gradcheck import formats
+from gradcheck.diagnosis import Finding
+from gradcheck.exact import Dyadic
+from gradcheck.exceptions import GradcheckError, InputError
+from gradcheck.metrics import Decision, Extreme, Measures
+from gradcheck.profiles import Point, Profile
+from gradcheck.results import (
+    Conduct,
+    Confirmed,
+    Crashed,
+    Judged,
+    LossValue,
+    Outcome,
+    Permuted,
+    ReferenceFacts,
+    Repeats,
+    Report,
+    Result,
+    Skipped,
+    StepFacts,
+    Sufficient,
+    Tried,
+    Unconfirmed,
+    Verdict,
+)
+
+_BITS = 256
+"""More than the decimal digits of a record tell."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Place(_Model):
+    row: int
+    cls: int | None = Field(alias="class")
+    logit: int | None = None
+    of_value: bool | None = None
+    candidate: float
+    candidate_hex: str
+    reference: str
+    uncertainty_ulp: float
+    ulp: float
+    of_limit: float | None = None
+
+
+class _Reference(_Model):
+    engine: str
+    method: str
+    order: int
+    step: str
+    precision_bits: int
+    uncertainty_ulp: float
+    certified: bool
+    evaluations: int
+
+
+class _Repeats(_Model):
+    runs: int
+    components: int
+    most_ulp: float
+    row: int
+    cls: int = Field(alias="class")
+
+
+class _Permuted(_Model):
+    crash: str | None
+    components: int
+    worst: _Place | None
+
+
+class _Loss(_Model):
+    value: float
+    ratio: float | None
+
+
+class _Conduct(_Model):
+    changed_input: tuple[str, ...]
+    repeats: _Repeats | None
+    permuted: _Permuted | None
+    spread_rows: int
+    loss: _Loss | None
+
+
+class _Finding(_Model):
+    cause: str
+    evidence: str
+    fix: str
+    option: str | None
+    others: tuple[_Finding, ...] = ()
+
+
+class _Profile(_Model):
+    gap: tuple[float, ...]
+    ulp: tuple[float, ...]
+    bound_ulp: tuple[float, ...]
+    row: tuple[int, ...]
+    cls: tuple[int, ...] = Field(alias="class")
+    true: tuple[bool, ...]
+    histogram: tuple[tuple[int | None, int], ...]
+
+
+class _Sufficient(_Model):
+    digits: int
+    step: str
+
+
+class _Tried(_Model):
+    by: str | None
+    shown: bool
+    caught: tuple[str, ...]
+    cases: int
+    why: str | None = None
+
+
+class _Confirmed(_Model):
+    values: int
+    edited: bool
+
+
+class _Unconfirmed(_Model):
+    row: int
+    cls: int = Field(alias="class")
+    frozen: str
+    derived: str
+    wrong: int
+    values: int
+
+
+class _Result(_Model):
+    case: str
+    candidate: str
+    dtype: str
+    gradient_dtype: str
+    loss: dict[str, str]
+    rows: int
+    classes: int
+    tolerance: str
+    verdict: Verdict
+    reason: str
+    again: str
+    known: bool
+    digest: str
+    step: str | None = None
+    formula: str = ""
+    columns: int | None = None
+    zeros: int = 0
+    thin: int = 0
+    beyond: int = 0
+    tried: _Tried | None = None
+    confirmed: _Confirmed | None = None
+    unconfirmed: _Unconfirmed | None = None
+    worst: _Place | None
+    top: tuple[_Place, ...] | None
+    places: Mapping[str, _Place | None] | None
+    max_abs: float | None
+    max_rel: float | None
+    max_ulp: float | None
+    max_bound: float | None
+    norm: float | None
+    failed: int | None = None
+    judged: int | None = None
+    limit_ulp: float | None = None
+    undecided_rows: tuple[int, ...] = ()
+    sufficient: _Sufficient | None = None
+    loss_value: str | None
+    undefined_rows: int | None
+    infinite_loss_rows: int = 0
+    nonfinite: int | None
+    total: float | None
+    flushed: int | None
+    wrong_sign: int | None
+    ignored_nonzero: int = 0
+    reference: _Reference | None
+    conduct: _Conduct | None
+    diagnosis: _Finding | None
+    profile: _Profile | None
+
+
+class _Report(_Model):
+    gradcheck: str
+    settings: dict[str, Any]
+    notes: tuple[str, ...]
+    results: tuple[_Result, ...]
+
+
+def report(record: Mapping[str, Any], path: str) -> Report:
+    """The report that a record was made of.
+
+    Args:
+        path: where the record is from, for an error.
+
+    Raises:
+        InputError: where it lacks what this gradcheck needs to show it.
+    """
+    try:
+        read = _Report.model_validate(record)
+        results = tuple(_Again(result).result() for result in read.results)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {where}: {first['msg']}; was it saved by another version of gradcheck?") from None
+    except (GradcheckError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: {error}") from None
+    return Report(version=read.gradcheck, settings=read.settings, results=results, notes=read.notes)
+
+
+class _Again:
+    """One result. Its places get rows of their own, whose numbers in the input are those of the record."""
+
+    def __init__(self, read: _Result) -> None:
+        self.read = read
+        self.rows: list[int] = []
+        self.logits: list[int | None] = []
+        self.values: list[bool | None] = []
+
+    def result(self) -> Result:
+        read = self.read
+        outcome = self.outcome()
+        step = None
+        if read.step is not None:
+            step = StepFacts(
+                name=read.step,
+                formula=read.formula,
+                columns=read.columns,
+                zeros=read.zeros,
+                thin=read.thin,
+                beyond=read.beyond,
+                by_class=not any(place.cls is None for place in self.all_places()),
+                logits=tuple(logit or 0 for logit in self.logits) if any(n is not None for n in self.logits) else None,
+                values=tuple(map(bool, self.values)) if any(n is not None for n in self.values) else None,
+            )
+        return Result(
+            case=read.case,
+            candidate=read.candidate,
+            format=formats.named(read.dtype),
+            gradient_format=formats.named(read.gradient_dtype),
+            loss=read.loss,
+            rows=read.rows,
+            classes=read.classes,
+            tolerance=read.tolerance,
+            outcome=outcome,
+            again=read.again,
+            row_numbers=tuple(self.rows),
+            step=step,
+            known=read.known,
+            digest=read.digest,
+        )
+
+    def outcome(self) -> Outcome:
+        read = self.read
+        if read.tried is not None:
+            return Tried(
+                by=read.tried.by or "",
+                shown=read.tried.shown,
+                judged=None if read.failed is None else self.judged(),
+                caught=read.tried.caught,
+                cases=read.tried.cases,
+                why=read.tried.why or "",
+            )
+        if read.confirmed is not None:
+            return Confirmed(values=read.confirmed.values, edited=read.confirmed.edited)
+        if read.unconfirmed is not None:
+            wrong = read.unconfirmed
+            return Unconfirmed(
+                row=wrong.row,
+                cls=wrong.cls,
+                frozen=_exact(wrong.frozen),
+                derived=_exact(wrong.derived),
+                wrong=wrong.wrong,
+                values=wrong.values,
+            )
+        if read.verdict is Verdict.SKIPPED:
+            return Skipped(reason=read.reason)
+        if read.verdict is Verdict.CRASHED:
+            return Crashed(reason=read.reason)
+        return self.judged()
+
+    def all_places(self) -> list[_Place]:
+        read = self.read
+        return [place for place in (read.worst, *(read.top or ()), *(read.places or {}).values()) if place is not None]
+
+    def row(self, number: int, place: _Place | None = None) -> int:
+        self.rows.append(number)
+        self.logits.append(place and place.logit)
+        self.values.append(place and place.of_value)
+        return len(self.rows) - 1
+
+    def extreme(self, place: _Place | None, value: float | None) -> Extreme | None:
+        if place is None or value is None:
+            return None
+        exact = _exact(place.reference)
+        return Extreme(
+            value=value,
+            row=self.row(place.row, place),
+            cls=place.cls or 0,
+            candidate=float.fromhex(place.candidate_hex),
+            reference=exact if isinstance(exact, Dyadic) else Dyadic(0, 0),
+            uncertainty_ulp=place.uncertainty_ulp,
+            ulp=place.ulp,
+        )
+
+    def judged(self) -> Judged:
+        read = self.read
+        if None in (read.failed, read.judged, read.nonfinite, read.flushed, read.wrong_sign, read.undefined_rows):
+            raise InputError(f"the result of '{read.case}' has a verdict and no measures")
+        sizes = {"abs": read.max_abs, "rel": read.max_rel, "ulp": read.max_ulp, "bound": read.max_bound}
+        places = read.places or {}
+        extremes = {
+            name: self.extreme(places.get(name), value) for name, value in (sizes | {"norm": read.norm}).items()
+        }
+        facts = read.reference
+        return Judged(
+            verdict=read.verdict,
+            measures=Measures(
+                extremes={name: extremes[name] for name in places},
+                nonfinite=read.nonfinite or 0,
+                wrong_sign=read.wrong_sign or 0,
+                flushed=read.flushed or 0,
+                ignored_nonzero=read.ignored_nonzero,
+                total=read.total,
+                undefined_rows=read.undefined_rows or 0,
+                infinite_loss_rows=read.infinite_loss_rows,
+            ),
+            decision=Decision(
+                failed=read.failed or 0,
+                judged=read.judged or 0,
+                undecided_rows=[self.row(number) for number in read.undecided_rows],
+                worst=self.extreme(read.worst, read.worst and read.worst.of_limit),
+                limit_ulps=math.nan if read.limit_ulp is None else read.limit_ulp,
+                top=tuple(found for place in read.top or () if (found := self.extreme(place, place.of_limit))),
+            ),
+            reference=facts
+            and ReferenceFacts(
+                engine=facts.engine,
+                method=facts.method,
+                order=facts.order,
+                step_log2=_power(facts.step),
+                precision_bits=facts.precision_bits,
+                uncertainty_ulp=facts.uncertainty_ulp,
+                certified=facts.certified,
+                evaluations=facts.evaluations,
+            ),
+            loss=None if read.loss_value is None else _exact(read.loss_value),
+            sufficient=read.sufficient
+            and Sufficient(digits=read.sufficient.digits, step_log2=_power(read.sufficient.step)),
+            conduct=self.conduct(),
+            diagnosis=self.diagnosis(),
+            profile=self.profile(),
+        )
+
+    def conduct(self) -> Conduct:
+        seen = self.read.conduct
+        if seen is None:
+            return Conduct()
+        repeats, permuted, loss = seen.repeats, seen.permuted, seen.loss
+        return Conduct(
+            changed=seen.changed_input,
+            repeats=repeats
+            and Repeats(
+                runs=repeats.runs,
+                components=repeats.components,
+                most_ulp=repeats.most_ulp,
+                row=self.row(repeats.row),
+                cls=repeats.cls,
+            ),
+            permuted=permuted
+            and Permuted(
+                crash=permuted.crash or "",
+                components=permuted.components,
+                worst=self.extreme(permuted.worst, 0.0),
+            ),
+            spread=seen.spread_rows,
+            loss=loss and LossValue(value=loss.value, ratio=math.nan if loss.ratio is None else loss.ratio),
+        )
+
+    def diagnosis(self) -> tuple[Finding, ...]:
+        first = self.read.diagnosis
+        if first is None:
+            return ()
+        return tuple(
+            Finding(cause=one.cause, evidence=one.evidence, fix=one.fix, option=one.option or "")
+            for one in (first, *first.others)
+        )
+
+    def profile(self) -> Profile:
+        read = self.read.profile
+        if read is None:
+            return Profile()
+        columns = zip(read.gap, read.ulp, read.bound_ulp, read.row, read.cls, read.true, strict=True)
+        points = tuple(
+            Point(gap=gap, ulp=ulp, bound_ulp=bound, row=self.row(row), cls=cls, true=true)
+            for gap, ulp, bound, row, cls, true in columns
+        )
+        return Profile(points=points, histogram=read.histogram)
+
+
+def _exact(written: str) -> Dyadic | float:
+    """An exact value, as near as its decimal digits tell it; what is no finite number as a float."""
+    if written in ("nan", "inf", "-inf"):
+        return float(written)
+    return Dyadic.from_mpf(libmp.from_str(written, _BITS, libmp.round_nearest))
+
+
+def _power(written: str) -> int:
+    base, _, power = written.partition("^")
+    if base != "2":
+        raise ValueError(f"'{written}' is no power of two")
+    return int(power)
