@@ -543,7 +543,7 @@ def some_rows(view: View, base: Base) -> Finding | None:
     size = np.where(np.isfinite(base.gradient) & wrong[:, None], np.abs(base.gradient), 0.0)
     place = np.unravel_index(np.argmin(np.where(size > 0, base.bound / size, np.inf)), size.shape)
     factor = float(view.candidate[place] / base.gradient[place]) if size[place] else 0.0
-    if not factor or not np.isfinite(factor):
+    if not factor or not np.isfinite(factor) or abs(factor - 1) < 64 * view.format.unit_roundoff:
         return None
     factors = np.where(wrong, factor, 1.0)[:, None]
     bound = np.abs(factors) * (base.bound + view.format.unit_roundoff * size) + view.format.smallest_subnormal

@@ -60,7 +60,9 @@ def known_sums(view: View, base: Base) -> list[Finding]:
 def wrong_sum(view: View, base: Base) -> Finding | None:
     """One factor for the probabilities of each row, whatever made it."""
     told = _told(view, base)
-    return None if told is None else told.finding("wrong-sum", "", "look at what the sum over classes holds")
+    if told is None or (told.factor[view.judged] <= 0).any():
+        return None
+    return told.finding("wrong-sum", "", "look at what the sum over classes holds")
 
 
 def _told(view: View, base: Base) -> _Factors | None:
@@ -80,7 +82,7 @@ def _told(view: View, base: Base) -> _Factors | None:
         return None
     least = np.where(weight > 0, error, np.inf).min(axis=1, keepdims=True)
     off = (view.judged[:, None] & (np.abs(factor - 1) > least))[:, 0]
-    if not off.any() or (factor[:, 0][view.judged] <= 0).any():
+    if not off.any():
         return None
     return _Factors(factor=factor[:, 0], least=least[:, 0], off=off)
 
