@@ -68,7 +68,8 @@ def profile(problem: Problem, comparison: Comparison, bound: Float64) -> Profile
     bounds = comparison.values.in_ulps(bound)
     seen = judged & np.isfinite(gaps)
     widest = float(gaps[seen].max()) if seen.any() else 0.0
-    slices = np.minimum(np.where(seen, gaps, 0.0) * (_SLICES / (widest or 1.0)), _SLICES - 1).astype(int)
+    part = np.where(seen, gaps, 0.0) / (widest or 1.0)  # a subnormal distance has no reciprocal
+    slices = np.minimum(part * _SLICES, _SLICES - 1).astype(int)
     slices = np.where(true, slices + _SLICES, slices)
     worst = np.full(2 * _SLICES, -1.0)
     np.maximum.at(worst, slices[seen], ulps[seen])
