@@ -204,8 +204,8 @@ class Reporting:
     format: Annotated[
         str | None,
         typer.Option(
-            help="table, concise, markdown, csv, json, jsonl, junit or github. Default: table on a terminal, "
-            "else concise.",
+            help="table, concise, markdown, csv, json, jsonl, junit, github, html, svg or png. Default: table on a "
+            "terminal, else concise.",
             rich_help_panel=_REPORT,
             metavar="FORMAT",
         ),

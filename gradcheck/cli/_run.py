@@ -29,7 +29,7 @@ class Rendering:
     """How a report becomes text: the names of its formats, and `(name, report, style) -> text`."""
 
     names: Sequence[str]
-    render: Callable[[str, Report, Style], str]
+    render: Callable[[str, Report, Style], str | bytes]
 
 
 def finish(
@@ -102,6 +102,8 @@ def targets(reporting: Reporting, known: Sequence[str]) -> list[tuple[str, str]]
     Raises:
         UsageError, InputError: for a format that is not among `known`, or a file that cannot be written.
     """
+    from gradcheck import report as reports
+
     if reporting.color not in ("auto", "always", "never"):
         raise UnknownNameError("colour", reporting.color, ("auto", "always", "never"))
     found = []
@@ -115,6 +117,8 @@ def targets(reporting: Reporting, known: Sequence[str]) -> list[tuple[str, str]]
     for name in [name for name, _ in found] + ([reporting.format] if reporting.format else []):
         if name not in known:
             raise UnknownNameError("report format", name, known)
+        if name in reports.names():
+            reports.require(name)
     paths = [path for _, path in found]
     for path in paths:
         if not path or not os.path.isdir(folder := os.path.dirname(os.path.realpath(path))):
@@ -126,7 +130,7 @@ def targets(reporting: Reporting, known: Sequence[str]) -> list[tuple[str, str]]
     return found
 
 
-def write(render: Callable[[str, Style], str], reporting: Reporting, ways: list[tuple[str, str]]) -> None:
+def write(render: Callable[[str, Style], str | bytes], reporting: Reporting, ways: list[tuple[str, str]]) -> None:
     """Renders to standard output, unless the report goes to a file, and to every file."""
     from gradcheck.report import Style
 
@@ -138,11 +142,18 @@ def write(render: Callable[[str, Style], str], reporting: Reporting, ways: list[
             color=_colored(reporting.color, terminal),
             verbose=reporting.verbose,
         )
-        sys.stdout.write(render(name, style))
+        shown = render(name, style)
+        if isinstance(shown, str):
+            sys.stdout.write(shown)
+        elif terminal:
+            raise UsageError(f"{name} is a picture: give it a file with --output")
+        else:
+            sys.stdout.buffer.write(shown)
         sys.stdout.flush()
         _summarize(name, render)
     for name, path in ways:
-        writing.replace(path, render(name, Style(verbose=reporting.verbose)).encode())
+        shown = render(name, Style(verbose=reporting.verbose))
+        writing.replace(path, shown.encode() if isinstance(shown, str) else shown)
 
 
 def _width() -> int:
@@ -160,7 +171,7 @@ def _colored(when: str, terminal: bool) -> bool:
     return bool(os.environ.get("FORCE_COLOR")) or (terminal and os.environ.get("TERM") != "dumb")
 
 
-def _summarize(name: str, render: Callable[[str, Style], str]) -> None:
+def _summarize(name: str, render: Callable[[str, Style], str | bytes]) -> None:
     """Adds the summary that goes with an output format to the file that the CI system gives for it."""
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:
@@ -173,7 +184,7 @@ def _summarize(name: str, render: Callable[[str, Style], str]) -> None:
         return
     try:
         with open(path, "a", encoding="utf-8") as stream:
-            stream.write(render(wanted, Style()))
+            stream.write(str(render(wanted, Style())))
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradcheck.exceptions import MissingExtraError
 from gradcheck.report import _pictures
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+NEEDS = ("jinja2", "report")
 _WIDTH, _HEIGHT = 640.0, 300.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 12.0, 10.0, 44.0
 
@@ -71,21 +70,15 @@ def drawing(curves: _pictures.Curves) -> Drawing:
 
 
 def render(template: str, **facts: Any) -> str:
-    """A page from its template.
-
-    Raises:
-        MissingExtraError: where jinja2 is not installed.
-    """
+    """A page from its template."""
     page: str = _environment().get_template(template).render(**facts)
     return page
 
 
 @cache
 def _environment() -> Environment:
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ModuleNotFoundError:
-        raise MissingExtraError("--format html", "report", "jinja2") from None
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "_templates"),
         autoescape=True,
@@ -95,8 +88,3 @@ def _environment() -> Environment:
     )
     environment.filters["drawing"] = drawing
     return environment
-
-
-def lines(table: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Rows of cells, the first of them the head, for a template."""
-    return {"head": list(table[0]), "rows": [list(row) for row in table[1:]]}

@@ -17,7 +17,7 @@ _WORDS = 3
 _CASE, _FAILED = "case", "cases failed"
 
 
-def render(name: str, report: Report, style: Style) -> str:
+def render(name: str, report: Report, style: Style) -> str | bytes:
     """The table in the formats that show one, else the results as they are; ends with a newline.
 
     Raises:

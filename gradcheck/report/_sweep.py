@@ -10,21 +10,21 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gradcheck import text
+from gradcheck import __version__, text
 from gradcheck.exceptions import UnknownNameError
 from gradcheck.reference import digits_of
-from gradcheck.report import _grid
+from gradcheck.report import _figure, _grid, _page, _pictures
 from gradcheck.report._record import SCHEMA_VERSION, number
 from gradcheck.sweep import DIGITS, FLOAT64, Point, Sweep
 
-NAMES = ("table", "concise", "markdown", "csv", "json")
+NAMES = ("table", "concise", "markdown", "csv", "json", "html", "svg", "png")
 """The output formats of a sweep; `concise` is the table, which fits any pipe."""
 
 _EVERY = 4
 
 
-def render(name: str, sweeps: Sequence[Sweep]) -> str:
-    """The sweeps in one of `NAMES`, ending with a newline.
+def render(name: str, sweeps: Sequence[Sweep]) -> str | bytes:
+    """The sweeps in one of `NAMES`; text ends with a newline.
 
     Raises:
         UnknownNameError: where there is no such format.
@@ -36,19 +36,20 @@ def render(name: str, sweeps: Sequence[Sweep]) -> str:
             record = {"schema_version": SCHEMA_VERSION, "sweeps": [_record(sweep) for sweep in sweeps]}
             return json.dumps(record, allow_nan=False, indent=2) + "\n"
         case "table" | "concise" | "markdown":
-            return "\n".join(_page(sweep, markdown=name == "markdown") for sweep in sweeps)
+            return "\n".join(_listed(sweep, markdown=name == "markdown") for sweep in sweeps)
+        case "html":
+            return _page.render("sweep.html.j2", version=__version__, sweeps=[_shown(sweep) for sweep in sweeps])
+        case "svg" | "png":
+            return _figure.draw([_pictures.v_curves(sweep) for sweep in sweeps], name)
         case _:
             raise UnknownNameError("sweep format", name, NAMES)
 
 
-def _page(sweep: Sweep, *, markdown: bool) -> str:
-    value = text.exact(sweep.value, 20)
-    head = [
-        f"{text.name(sweep.case)}, {sweep.format.name}, row {sweep.row}, class {sweep.cls}: exact gradient {value}",
-        "",
-        "Relative error of the central difference of order 2, by step and arithmetic:",
-        "",
-    ]
+_Table = list[list[str]]
+
+
+def _tables(sweep: Sweep) -> list[tuple[str, _Table]]:
+    """What each table shows, and its cells, the first row its head."""
     arithmetics = [FLOAT64, *(f"{digits} digits" for digits in DIGITS)]
     curves = {(point.arithmetic, point.method, point.step_log2): point for point in sweep.points}
     steps = sorted({point.step_log2 for point in sweep.points}, reverse=True)[::_EVERY]
@@ -68,26 +69,34 @@ def _page(sweep: Sweep, *, markdown: bool) -> str:
         digits = str(digits_of(plan.precision_bits))
         row = [str(plan.stencil.order), text.power_of_two(plan.step_log2), digits]
         rule.append([*row, *map(text.brief, parts)])
+    return [
+        ("Relative error of the central difference of order 2, by step and arithmetic:", v_curve),
+        ("The bottom of each curve:", bottoms),
+        (f"The rule picks, for a reference good to 2^-10 ulp of {sweep.format.name}:", rule),
+    ]
+
+
+def _title(sweep: Sweep) -> str:
+    value = text.exact(sweep.value, 20)
+    where = f"row {sweep.row}, class {sweep.cls}"
+    return f"{text.name(sweep.case)}, {sweep.format.name}, {where}: exact gradient {value}"
+
+
+def _listed(sweep: Sweep, *, markdown: bool) -> str:
     layout = _grid.markdown if markdown else _grid.plain
-    return (
-        "\n".join(
-            [
-                *head,
-                *layout(v_curve),
-                "",
-                "The bottom of each curve:",
-                "",
-                *layout(bottoms),
-                "",
-                f"The rule picks, for a reference good to 2^-10 ulp of {sweep.format.name}:",
-                "",
-                *layout(rule),
-                "",
-                _reading(sweep),
-            ]
-        )
-        + "\n"
-    )
+    lines = [_title(sweep), ""]
+    for said, table in _tables(sweep):
+        lines += [said, "", *layout(table), ""]
+    return "\n".join([*lines, _reading(sweep)]) + "\n"
+
+
+def _shown(sweep: Sweep) -> dict[str, Any]:
+    return {
+        "title": _title(sweep),
+        "curves": _pictures.v_curves(sweep),
+        "reading": _reading(sweep),
+        "tables": [(said.removesuffix(":"), {"head": head, "rows": rows}) for said, (head, *rows) in _tables(sweep)],
+    }
 
 
 def _reading(sweep: Sweep) -> str:

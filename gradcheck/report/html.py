@@ -9,6 +9,7 @@ from gradcheck.reference import digits_of
 from gradcheck.report import Style, _cells, _page, _pictures, _sentences
 from gradcheck.results import Report, Result, Verdict
 
+NEEDS = _page.NEEDS
 _OPEN = 20
 """Results that did not pass which are shown open at first, at most."""
 
