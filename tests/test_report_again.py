@@ -10,21 +10,21 @@ import pytest
 from tests.conftest import Program
 
 RUNS = {
-    "fail": ["check", "--case", "offset-plus-1e4", "--dtype", "float32", "--candidate", "logsumexp", "--top", "3"],
-    "pass": ["check", "--generate", "normal", "--rows", "5", "--classes", "7"],
-    "rows": ["check", "--generate", "normal", "--rows", "9", "--sample", "3", "--candidate", "naive"],
-    "stability": ["stability", "--case", "saturated-*", "--case", "nonfinite-*", "--candidate", "naive", "--candidate", "shifted"],
-    "derive": ["derive", "--generate", "normal", "--rows", "3", "--classes", "5", "--dtype", "float32"],
-    "selftest": ["selftest", "--mistake", "labels-*", "--mistake", "flushing", "--dtype", "float32", "--case", "plain-*"],
-    "inconclusive": ["check", "--generate", "normal", "--rows", "3", "--digits", "8"],
-}  # fmt: skip
+    "fail": "check --case offset-plus-1e4 --dtype float32 --candidate logsumexp --top 3",
+    "pass": "check --generate normal --rows 5 --classes 7",
+    "rows": "check --generate normal --rows 9 --sample 3 --candidate naive",
+    "stability": "stability --case saturated-* --case nonfinite-* --candidate naive --candidate shifted",
+    "derive": "derive --generate normal --rows 3 --classes 5 --dtype float32",
+    "selftest": "selftest --mistake labels-* --mistake flushing --dtype float32 --case plain-*",
+    "inconclusive": "check --generate normal --rows 3 --digits 8",
+}
 
 
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("form", ["json", "concise", "markdown", "csv", "junit", "github", "jsonl"])
+@pytest.mark.parametrize("form", ["json", "concise", "markdown", "csv", "junit", "github", "jsonl", "html"])
 def test_a_saved_report_is_shown_as_it_was(run: str, form: str, tmp_path: Path, program: Program) -> None:
     saved, direct = tmp_path / "saved.json", tmp_path / "direct"
-    first = program(*RUNS[run], "--report", f"json={saved}", "--report", f"{form}={direct}", "-q")
+    first = program(*RUNS[run].split(), "--report", f"json={saved}", "--report", f"{form}={direct}", "-q")
     again = program("report", str(saved), "--format", form)
     assert again.out == direct.read_text()
     assert again.code == first.code

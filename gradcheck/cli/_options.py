@@ -234,7 +234,10 @@ class Reporting:
         bool, typer.Option("--quiet", "-q", help="Nothing on standard output.", rich_help_panel=_REPORT)
     ] = False
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Explain passing results too.", rich_help_panel=_REPORT)
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Explain passing results too, with a histogram of errors.", rich_help_panel=_REPORT
+        ),
     ] = False
     no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress bar.", rich_help_panel=_REPORT)] = (
         False

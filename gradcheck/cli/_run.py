@@ -211,11 +211,16 @@ class Ticker:
     def _tick(self) -> None:
         self._done += 1
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self._done)
+            self._bar.update(self._bar.task_ids[0], completed=self._done, rate=self._rate())
         elif self._enabled and time.monotonic() - self._start > 1:
             from rich.console import Console
-            from rich.progress import Progress
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._bar.add_task("checking", total=self._total, completed=self._done)
+            rate = TextColumn("{task.fields[rate]}")
+            columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.add_task("checking", total=self._total, completed=self._done, rate=self._rate())
             self._bar.start()
+
+    def _rate(self) -> str:
+        return f"{self._done / (time.monotonic() - self._start):.3g}/s"

@@ -51,8 +51,8 @@ def draw(pictures: Sequence[_pictures.Curves | _pictures.Matrix], form: str) -> 
         _WIDTH if isinstance(picture, _pictures.Curves) else 3.5 + _COLUMN * len(picture.columns)
         for picture in pictures
     ]
-    # a name may hold what would be a formula, and an identifier what the clock says
-    with matplotlib.rc_context({"svg.hashsalt": "gradcheck", "svg.fonttype": "none", "text.parse_math": False}):
+    # identifiers are the same every time
+    with matplotlib.rc_context({"svg.hashsalt": "gradcheck", "svg.fonttype": "none"}):
         figure = Figure(figsize=(max(widths), sum(heights)), layout="constrained")
         axes = figure.subplots(len(pictures), 1, squeeze=False, height_ratios=heights)
         for place, picture in zip(axes[:, 0], pictures, strict=True):
@@ -66,6 +66,11 @@ def draw(pictures: Sequence[_pictures.Curves | _pictures.Matrix], form: str) -> 
     return buffer.getvalue()
 
 
+def _plain(name: str) -> str:
+    """A name, in which a dollar sign begins no formula."""
+    return name.replace("$", r"\$")
+
+
 def _curves(axes: Axes, picture: _pictures.Curves) -> None:
     for number, series in enumerate(picture.series):
         if series.points:
@@ -74,15 +79,15 @@ def _curves(axes: Axes, picture: _pictures.Curves) -> None:
     axes.set_yscale("log")
     if picture.log_x:
         axes.set_xscale("log", base=2)
-    axes.set(title=picture.title, xlabel=picture.x, ylabel=picture.y)
+    axes.set(title=_plain(picture.title), xlabel=picture.x, ylabel=picture.y)
     axes.grid(alpha=0.3)
     axes.legend()
 
 
 def _matrix(axes: Axes, picture: _pictures.Matrix) -> None:
     axes.set(title=picture.title, xlim=(0, len(picture.columns)), ylim=(len(picture.rows), 0))
-    axes.set_xticks([n + 0.5 for n in range(len(picture.columns))], picture.columns)
-    axes.set_yticks([n + 0.5 for n in range(len(picture.rows))], [name for name, _ in picture.rows])
+    axes.set_xticks([n + 0.5 for n in range(len(picture.columns))], [*map(_plain, picture.columns)])
+    axes.set_yticks([n + 0.5 for n in range(len(picture.rows))], [_plain(name) for name, _ in picture.rows])
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     for row, (_, cells) in enumerate(picture.rows):
         for column, cell in enumerate(cells):

@@ -159,7 +159,7 @@ def matrix(report: Report) -> Matrix | None:
     worst = sum(result.verdict is not Verdict.PASS for result in results)
     corner = "step" if results[0].step else "planted" if isinstance(results[0].outcome, Tried) else "case"
     return Matrix(
-        title=f"{text.count(len(rows), corner) if corner != 'planted' else f'{len(rows)} signs'} × {len(columns)}",
+        title="Verdict, and the largest error over its limit",
         corner=corner,
         columns=tuple(columns),
         rows=tuple((row, tuple(cells.get((row, column)) for column in columns)) for row in rows),

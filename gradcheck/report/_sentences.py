@@ -233,6 +233,24 @@ def told(result: Result, *, verbose: bool) -> str:
     return reason(result)
 
 
+_BAR = 30
+
+
+def histogram(result: Result) -> list[str]:
+    """How many components err by how many ulps, a line each, drawn in characters."""
+    counts = () if result.judged is None else result.judged.profile.histogram
+    if not counts:
+        return []
+    most = max(count for _, count in counts)
+    names = ["not finite" if power is None else f"<= {text.brief(2.0**power)} ulp" for power, _ in counts]
+    width = max(map(len, names))
+    digits = max(len(f"{count:,}") for _, count in counts)
+    return [
+        f"{name.rjust(width)}  {f'{count:,}'.rjust(digits)}  {'#' * max(1, round(_BAR * count / most))}"
+        for name, (_, count) in zip(names, counts, strict=True)
+    ]
+
+
 def summary(report: Report) -> str:
     """How many results have each verdict, in one line; of a selftest, how many mistakes were caught."""
     if any(isinstance(result.outcome, Tried) for result in report.results):

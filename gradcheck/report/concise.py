@@ -22,6 +22,7 @@ def render(report: Report, style: Style) -> str:
         if diagnosis := _sentences.diagnosis(result):
             lines.append(f"    diagnosis: {diagnosis}")
         lines += [f"    {line}" for line in _sentences.top(result)]
+        lines += [f"    {line}" for line in _sentences.histogram(result) if style.verbose]
         if result.verdict is not Verdict.PASS and result.again:
             lines.append(f"    again: {result.again}")
     lines += [f"note: {note}" for note in report.notes]

@@ -60,7 +60,7 @@ def render(report: Report, style: Style) -> str:
         named = _sentences.top(result)
         if named and not sentence:
             console.print(Text(f"{result.verdict.value} {_cells.where(result)}:"))
-        for line in named:
+        for line in (*named, *(_sentences.histogram(result) if style.verbose else ())):
             console.print(Text(f"     {line}"))
         if result.verdict is not Verdict.PASS and result.again:
             console.print(Text(f"     again: {result.again}"), soft_wrap=True)
