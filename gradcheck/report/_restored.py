@@ -294,8 +294,8 @@ class _Again:
 
     def row(self, number: int, place: _Place | None = None) -> int:
         self.rows.append(number)
-        self.logits.append(place and place.logit)
-        self.values.append(place and place.of_value)
+        self.logits.append(None if place is None else place.logit)
+        self.values.append(None if place is None else place.of_value)
         return len(self.rows) - 1
 
     def extreme(self, place: _Place | None, value: float | None) -> Extreme | None:
@@ -338,12 +338,13 @@ class _Again:
                 failed=read.failed or 0,
                 judged=read.judged or 0,
                 undecided_rows=[self.row(number) for number in read.undecided_rows],
-                worst=self.extreme(read.worst, read.worst and read.worst.of_limit),
+                worst=self.extreme(read.worst, None if read.worst is None else read.worst.of_limit),
                 limit_ulps=math.nan if read.limit_ulp is None else read.limit_ulp,
                 top=tuple(found for place in read.top or () if (found := self.extreme(place, place.of_limit))),
             ),
-            reference=facts
-            and ReferenceFacts(
+            reference=None
+            if facts is None
+            else ReferenceFacts(
                 engine=facts.engine,
                 method=facts.method,
                 order=facts.order,
@@ -354,8 +355,9 @@ class _Again:
                 evaluations=facts.evaluations,
             ),
             loss=None if read.loss_value is None else _exact(read.loss_value),
-            sufficient=read.sufficient
-            and Sufficient(digits=read.sufficient.digits, step_log2=_power(read.sufficient.step)),
+            sufficient=None
+            if read.sufficient is None
+            else Sufficient(digits=read.sufficient.digits, step_log2=_power(read.sufficient.step)),
             conduct=self.conduct(),
             diagnosis=self.diagnosis(),
             profile=self.profile(),
@@ -368,22 +370,26 @@ class _Again:
         repeats, permuted, loss = seen.repeats, seen.permuted, seen.loss
         return Conduct(
             changed=seen.changed_input,
-            repeats=repeats
-            and Repeats(
+            repeats=None
+            if repeats is None
+            else Repeats(
                 runs=repeats.runs,
                 components=repeats.components,
                 most_ulp=repeats.most_ulp,
                 row=self.row(repeats.row),
                 cls=repeats.cls,
             ),
-            permuted=permuted
-            and Permuted(
+            permuted=None
+            if permuted is None
+            else Permuted(
                 crash=permuted.crash or "",
                 components=permuted.components,
                 worst=self.extreme(permuted.worst, 0.0),
             ),
             spread=seen.spread_rows,
-            loss=loss and LossValue(value=loss.value, ratio=math.nan if loss.ratio is None else loss.ratio),
+            loss=None
+            if loss is None
+            else LossValue(value=loss.value, ratio=math.nan if loss.ratio is None else loss.ratio),
         )
 
     def diagnosis(self) -> tuple[Finding, ...]:

@@ -28,6 +28,11 @@ def strict(content: str) -> Any:
     return json.loads(content, parse_constant=refuse)
 
 
+def render(name: str, sample: Report, style: Style) -> str:
+    shown = report.render(name, sample, style)
+    return shown if isinstance(shown, str) else shown.decode("latin-1")
+
+
 @pytest.fixture(scope="module")
 def sample() -> Report:
     """A pass, a failure with NaN and infinities, an inconclusive result, a skip and a crash, under hostile names."""
@@ -51,7 +56,7 @@ def sample() -> Report:
 
 
 def test_json_is_strict_and_keeps_the_contract(sample: Report) -> None:
-    record = strict(report.render("json", sample, Style()))
+    record = strict(render("json", sample, Style()))
     assert record["schema_version"] == 1
     assert record["summary"] == {"pass": 1, "fail": 1, "inconclusive": 1, "skipped": 1, "crashed": 1}
     fields = {
@@ -75,14 +80,14 @@ def test_json_is_strict_and_keeps_the_contract(sample: Report) -> None:
 
 
 def test_json_lines(sample: Report) -> None:
-    head, *results = [strict(line) for line in report.render("jsonl", sample, Style()).splitlines()]
+    head, *results = [strict(line) for line in render("jsonl", sample, Style()).splitlines()]
     assert "results" not in head
-    assert results == strict(report.render("json", sample, Style()))["results"]
+    assert results == strict(render("json", sample, Style()))["results"]
 
 
 def test_csv_keeps_all_digits_and_runs_nothing(sample: Report) -> None:
-    rows = list(csv.DictReader(io.StringIO(report.render("csv", sample, Style()))))
-    record = strict(report.render("json", sample, Style()))["results"]
+    rows = list(csv.DictReader(io.StringIO(render("csv", sample, Style()))))
+    record = strict(render("json", sample, Style()))["results"]
     assert float(rows[0]["max_ulp"]) == record[0]["max_ulp"]
     assert rows[0]["worst_reference"] == record[0]["worst"]["reference"]
     assert rows[4]["candidate"] == "'=1+1"
@@ -91,8 +96,8 @@ def test_csv_keeps_all_digits_and_runs_nothing(sample: Report) -> None:
 @pytest.mark.parametrize("name", report.names())
 @pytest.mark.parametrize("style", [Style(), Style(width=80, color=True, verbose=True)], ids=["plain", "rich"])
 def test_hostile_names_stay_text(name: str, style: Style, sample: Report) -> None:
-    rendered = report.render(name, sample, style)
-    assert rendered.endswith("\n")
+    rendered = render(name, sample, style)
+    assert rendered.endswith("\n") or name == "png"
     assert "\x1b[31m" not in rendered.replace("\\u001b", "")
     if name in ("table", "concise"):
         assert "[red]x[/red]" in rendered
@@ -104,8 +109,8 @@ def test_hostile_names_stay_text(name: str, style: Style, sample: Report) -> Non
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
 def test_a_table_never_cuts_a_digit(width: int, sample: Report) -> None:
-    wide = report.render("table", sample, Style())
-    narrow = report.render("table", sample, Style(width=width))
+    wide = render("table", sample, Style())
+    narrow = render("table", sample, Style(width=width))
     assert "…" not in narrow
     dropped = next((line for line in narrow.splitlines() if line.startswith("left out")), "")
     assert bool(dropped) == (width < 140)
@@ -119,8 +124,8 @@ def test_a_table_never_cuts_a_digit(width: int, sample: Report) -> None:
 
 
 def test_color_only_where_it_is_wanted(sample: Report) -> None:
-    assert "\x1b[" not in report.render("table", sample, Style(width=100))
-    assert "\x1b[" in report.render("table", sample, Style(width=100, color=True))
+    assert "\x1b[" not in render("table", sample, Style(width=100))
+    assert "\x1b[" in render("table", sample, Style(width=100, color=True))
 
 
 def test_numbers_as_text() -> None:
