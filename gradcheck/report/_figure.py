@@ -103,4 +103,4 @@ def _matrix(axes: Axes, picture: _pictures.Matrix) -> None:
                 alpha=alpha,
                 linewidth=0,
             )
-            axes.text(column + 0.5, row + 0.5, f"{cell.verdict} {cell.said}", ha="center", va="center", fontsize=8)
+            axes.text(column + 0.5, row + 0.5, cell.said, ha="center", va="center", fontsize=8)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gradcheck import text
-from gradcheck.report import _cells
+from gradcheck.report import _cells, _sentences
 from gradcheck.results import Report, Result, Tried, Verdict
 from gradcheck.sweep import Sweep
 
@@ -51,7 +51,7 @@ class Curves:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One cell: its verdict in a word, its number, the number of the result that it stands for, and how full it is.
+    """One cell: its verdict, what is written there, the number of the result that it stands for, and how full it is.
 
     Attributes:
         full: error over limit, at most 1.
@@ -163,7 +163,7 @@ def matrix(report: Report) -> Matrix | None:
         corner=corner,
         columns=tuple(columns),
         rows=tuple((row, tuple(cells.get((row, column)) for column in columns)) for row in rows),
-        told=f"Each cell is a verdict with the largest error over its limit; {worst} of {len(results):,} did not pass.",
+        told=f"Each cell has the largest error over its limit; {worst} of {len(results):,} did not pass.",
     )
 
 
@@ -185,9 +185,9 @@ def _cell(number: int, result: Result) -> Cell:
     size = math.nan if worst is None else worst.value
     return Cell(
         verdict=result.verdict.value,
-        said=text.NOTHING if worst is None else text.brief(size),
+        said=f"{_sentences.word(result)} {text.NOTHING if worst is None else text.brief(size)}",
         result=number,
-        full=min(size, 1.0) if size >= 0 else 0.0,
+        full=min(size, 1.0) if size >= 0 and not (isinstance(result.outcome, Tried) and result.outcome.by) else 0.0,
     )
 
 

@@ -31,20 +31,11 @@ def render(name: str, report: Report, style: Style) -> str | bytes:
         lines = _fitting(report, style.width)
     for result in report.results:
         if result.verdict is not Verdict.PASS or style.verbose:
-            lines.append(f"{_said(result)} {_cells.where(result)}: {_sentences.reason(result)}")
+            lines.append(f"{_sentences.word(result)} {_cells.where(result)}: {_sentences.reason(result)}")
             if result.verdict is not Verdict.PASS:
                 lines.append(f"     again: {result.again}")
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join([*lines, _sentences.summary(report)]) + "\n"
-
-
-def _said(result: Result) -> str:
-    assert isinstance(result.outcome, Tried)
-    match result.outcome:
-        case Tried(by="", shown=shown):
-            return "false alarm" if shown else "let pass"
-        case Tried(shown=shown):
-            return "caught" if shown else "escaped"
 
 
 def _fitting(report: Report, width: int | None) -> list[str]:
@@ -116,7 +107,7 @@ def _size(result: Result) -> str:
     tried = result.outcome
     assert isinstance(tried, Tried)
     if result.verdict is not Verdict.PASS:
-        return _said(result)
+        return _sentences.word(result)
     if tried.judged is None:
         return text.NOTHING
     if tried.by == "total":

@@ -53,6 +53,17 @@ def _tried(result: Result, tried: Tried) -> str:
     return f"{how}: {said}; stable fails it on {len(tried.caught)} of {text.count(tried.cases, 'case')}"
 
 
+def word(result: Result) -> str:
+    """What became of it, in a word or two: the verdict, or of a selftest whether a mistake was caught."""
+    match result.outcome:
+        case Tried(by="", shown=shown):
+            return "false alarm" if shown else "let pass"
+        case Tried(shown=shown):
+            return "caught" if shown else "escaped"
+        case _:
+            return result.verdict.value
+
+
 def measured(result: Result, tried: Tried) -> str:
     """What a selftest measured at its case."""
     judged = tried.judged
