@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 
 from gradcheck.exceptions import UsageError
 from gradcheck.results import Judged, Result, Verdict
@@ -18,7 +19,23 @@ def again(result: Result, tolerance: Tolerance) -> Result:
     """
     if not isinstance(result.outcome, Judged) or result.tolerance == str(tolerance):
         return result
-    return dataclasses.replace(result, outcome=_judged(result.outcome, tolerance), tolerance=str(tolerance))
+    return dataclasses.replace(
+        result,
+        outcome=_judged(result.outcome, tolerance),
+        tolerance=str(tolerance),
+        again=_under(result.again, tolerance),
+    )
+
+
+def _under(command: str, tolerance: Tolerance) -> str:
+    """A command line with another tolerance."""
+    if not command:
+        return ""
+    words = shlex.split(command)
+    if "--tolerance" in words:
+        place = words.index("--tolerance")
+        del words[place : place + 2]
+    return shlex.join([*words, "--tolerance", str(tolerance)])
 
 
 def _judged(judged: Judged, tolerance: Tolerance) -> Judged:

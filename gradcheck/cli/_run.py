@@ -153,7 +153,7 @@ def write(render: Callable[[str, Style], str | bytes], reporting: Reporting, way
         _summarize(name, render)
     for name, path in ways:
         shown = render(name, Style(verbose=reporting.verbose))
-        writing.replace(path, shown.encode() if isinstance(shown, str) else shown)
+        writing.replace(path, shown.encode(errors="backslashreplace") if isinstance(shown, str) else shown)
 
 
 def _width() -> int:

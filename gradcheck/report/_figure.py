@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NEEDS = ("matplotlib", "plot")
+_PROFILES = 8
+_CELLS = 4000
+_NAME = 40
 _MARKS: dict[str, dict[str, Any]] = {
     "dot": {"marker": "o", "linestyle": "none", "markersize": 4},
     "square": {"marker": "s", "linestyle": "none", "markersize": 5},
@@ -32,10 +35,14 @@ def of_report(report: Report) -> list[_pictures.Curves | _pictures.Matrix]:
     """
     found = _pictures.matrix(report)
     if found is not None:
+        if len(found.rows) * len(found.columns) > _CELLS:
+            raise UsageError("the results are too many for one picture: html has them all")
         return [found]
     profiles = [curves for result in report.results if (curves := _pictures.profile(result))]
     if not profiles:
         raise UsageError("there is nothing to draw: no gradient was judged")
+    if len(profiles) > _PROFILES:
+        raise UsageError(f"{len(profiles)} pictures are too many for one file: html has one for each result")
     return list(profiles)
 
 
@@ -67,8 +74,9 @@ def draw(pictures: Sequence[_pictures.Curves | _pictures.Matrix], form: str) -> 
 
 
 def _plain(name: str) -> str:
-    """A name, in which a dollar sign begins no formula."""
-    return name.replace("$", r"\$")
+    """A name that leaves room for the picture, and in which a dollar sign begins no formula."""
+    short = name if len(name) <= _NAME else f"{name[: _NAME // 2]}…{name[-_NAME // 2 :]}"
+    return short.replace("$", r"\$")
 
 
 def _curves(axes: Axes, picture: _pictures.Curves) -> None:

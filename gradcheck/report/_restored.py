@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from mpmath import libmp
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from gradcheck import formats
+from gradcheck import formats, tolerances
 from gradcheck.diagnosis import Finding
 from gradcheck.exact import Dyadic
 from gradcheck.exceptions import GradcheckError, InputError
@@ -39,45 +40,86 @@ _BITS = 256
 """More than the decimal digits of a record tell."""
 
 
+_MOST = 2**60
+
+
+def _hexadecimal(written: str) -> str:
+    try:
+        float.fromhex(written)
+    except OverflowError:
+        raise ValueError("is beyond float64") from None
+    return written
+
+
+def _decimal(written: str) -> str:
+    if len(written) > 400 or not re.fullmatch(r"-?\d+\.?\d*(e[+-]?\d+)?|nan|-?inf", written):
+        raise ValueError("is no decimal number of at most 400 characters")
+    return written
+
+
+def _two_to_the(written: str) -> str:
+    if not re.fullmatch(r"2\^-?\d{1,6}", written):
+        raise ValueError("is no power of two")
+    return written
+
+
+Count = Annotated[int, Field(ge=0, le=_MOST)]
+Size = Annotated[float, Field(ge=0)]
+Name = Annotated[str, AfterValidator(lambda name: name.encode("utf-8", "backslashreplace").decode())]
+Hexadecimal = Annotated[str, Field(max_length=100), AfterValidator(_hexadecimal)]
+Decimal = Annotated[str, AfterValidator(_decimal)]
+Power = Annotated[str, AfterValidator(_two_to_the)]
+FormatName = Annotated[str, AfterValidator(lambda name: formats.named(name).name)]
+Rule = Annotated[str, AfterValidator(lambda rule: str(tolerances.parse(rule)) and rule)]
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class _Place(_Model):
-    row: int
-    cls: int | None = Field(alias="class")
-    logit: int | None = None
+    row: Count
+    cls: Count | None = Field(alias="class")
+    logit: Count | None = None
     of_value: bool | None = None
     candidate: float
-    candidate_hex: str
-    reference: str
+    candidate_hex: Hexadecimal
+    reference: Decimal
     uncertainty_ulp: float
     ulp: float
     of_limit: float | None = None
 
 
+class _Places(_Model):
+    abs: _Place | None
+    rel: _Place | None
+    ulp: _Place | None
+    norm: _Place | None
+    bound: _Place | None
+
+
 class _Reference(_Model):
-    engine: str
-    method: str
-    order: int
-    step: str
-    precision_bits: int
+    engine: Name
+    method: Name
+    order: Count
+    step: Power
+    precision_bits: Annotated[int, Field(ge=1, le=2**24)]
     uncertainty_ulp: float
     certified: bool
-    evaluations: int
+    evaluations: Count
 
 
 class _Repeats(_Model):
-    runs: int
-    components: int
+    runs: Count
+    components: Count
     most_ulp: float
-    row: int
-    cls: int = Field(alias="class")
+    row: Count
+    cls: Count = Field(alias="class")
 
 
 class _Permuted(_Model):
-    crash: str | None
-    components: int
+    crash: Name | None
+    components: Count
     worst: _Place | None
 
 
@@ -87,102 +129,105 @@ class _Loss(_Model):
 
 
 class _Conduct(_Model):
-    changed_input: tuple[str, ...]
+    changed_input: tuple[Name, ...]
     repeats: _Repeats | None
     permuted: _Permuted | None
-    spread_rows: int
+    spread_rows: Count
     loss: _Loss | None
 
 
-class _Finding(_Model):
-    cause: str
-    evidence: str
-    fix: str
-    option: str | None
-    others: tuple[_Finding, ...] = ()
+class _Cause(_Model):
+    cause: Name
+    evidence: Name
+    fix: Name
+    option: Name | None
+
+
+class _Finding(_Cause):
+    others: tuple[_Cause, ...] = ()
 
 
 class _Profile(_Model):
-    gap: tuple[float, ...]
-    ulp: tuple[float, ...]
-    bound_ulp: tuple[float, ...]
-    row: tuple[int, ...]
-    cls: tuple[int, ...] = Field(alias="class")
+    gap: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...]
+    ulp: tuple[Size, ...]
+    bound_ulp: tuple[Size, ...]
+    row: tuple[Count, ...]
+    cls: tuple[Count, ...] = Field(alias="class")
     true: tuple[bool, ...]
-    histogram: tuple[tuple[int | None, int], ...]
+    histogram: tuple[tuple[Annotated[int, Field(ge=-1, le=60)] | None, Annotated[int, Field(ge=1, le=_MOST)]], ...]
 
 
 class _Sufficient(_Model):
-    digits: int
-    step: str
+    digits: Count
+    step: Power
 
 
 class _Tried(_Model):
-    by: str | None
+    by: Name | None
     shown: bool
-    caught: tuple[str, ...]
-    cases: int
-    why: str | None = None
+    caught: tuple[Name, ...]
+    cases: Count
+    why: Name | None = None
 
 
 class _Confirmed(_Model):
-    values: int
+    values: Count
     edited: bool
 
 
 class _Unconfirmed(_Model):
-    row: int
-    cls: int = Field(alias="class")
-    frozen: str
-    derived: str
-    wrong: int
-    values: int
+    row: Count
+    cls: Count = Field(alias="class")
+    frozen: Decimal
+    derived: Decimal
+    wrong: Count
+    values: Count
 
 
 class _Result(_Model):
-    case: str
-    candidate: str
-    dtype: str
-    gradient_dtype: str
-    loss: dict[str, str]
-    rows: int
-    classes: int
-    tolerance: str
+    case: Name
+    candidate: Name
+    dtype: FormatName
+    gradient_dtype: FormatName
+    loss: dict[Name, Name]
+    rows: Count
+    classes: Count
+    tolerance: Rule
     verdict: Verdict
-    reason: str
-    again: str
+    reason: Name
+    again: Name
     known: bool
-    digest: str
-    step: str | None = None
-    formula: str = ""
-    columns: int | None = None
-    zeros: int = 0
-    thin: int = 0
-    beyond: int = 0
+    digest: Name
+    step: Name | None = None
+    formula: Name = ""
+    columns: Count | None = None
+    zeros: Count = 0
+    thin: Count = 0
+    beyond: Count = 0
     tried: _Tried | None = None
     confirmed: _Confirmed | None = None
     unconfirmed: _Unconfirmed | None = None
     worst: _Place | None
     top: tuple[_Place, ...] | None
-    places: Mapping[str, _Place | None] | None
+    places: _Places | None
     max_abs: float | None
     max_rel: float | None
     max_ulp: float | None
     max_bound: float | None
     norm: float | None
-    failed: int | None = None
-    judged: int | None = None
+    failed: Count | None = None
+    judged: Count | None = None
     limit_ulp: float | None = None
-    undecided_rows: tuple[int, ...] = ()
+    undecided_rows: tuple[Count, ...] = ()
     sufficient: _Sufficient | None = None
-    loss_value: str | None
-    undefined_rows: int | None
-    infinite_loss_rows: int = 0
-    nonfinite: int | None
+    loss_value: Decimal | None
+    undefined_rows: Count | None
+    infinite_loss_rows: Count = 0
+    nonfinite: Count | None
     total: float | None
-    flushed: int | None
-    wrong_sign: int | None
-    ignored_nonzero: int = 0
+    flushed: Count | None
+    wrong_sign: Count | None
+    ignored_nonzero: Count = 0
     reference: _Reference | None
     conduct: _Conduct | None
     diagnosis: _Finding | None
@@ -190,9 +235,9 @@ class _Result(_Model):
 
 
 class _Report(_Model):
-    gradcheck: str
+    gradcheck: Name
     settings: dict[str, Any]
-    notes: tuple[str, ...]
+    notes: tuple[Name, ...]
     results: tuple[_Result, ...]
 
 
@@ -210,11 +255,14 @@ def report(record: Mapping[str, Any], path: str) -> Report:
         results = tuple(_Again(result).result() for result in read.results)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"][:5])
         raise InputError(f"{path}: {where}: {first['msg']}; was it saved by another version of gradcheck?") from None
     except (GradcheckError, ValueError, KeyError) as error:
         raise InputError(f"{path}: {error}") from None
     return Report(version=read.gradcheck, settings=read.settings, results=results, notes=read.notes)
+
+
+_METRICS = ("abs", "rel", "ulp", "norm", "bound")
 
 
 class _Again:
@@ -290,7 +338,11 @@ class _Again:
 
     def all_places(self) -> list[_Place]:
         read = self.read
-        return [place for place in (read.worst, *(read.top or ()), *(read.places or {}).values()) if place is not None]
+        return [place for place in (read.worst, *(read.top or ()), *self.places().values()) if place is not None]
+
+    def places(self) -> dict[str, _Place | None]:
+        found = self.read.places
+        return {} if found is None else {name: getattr(found, name) for name in _METRICS}
 
     def row(self, number: int, place: _Place | None = None) -> int:
         self.rows.append(number)
@@ -314,10 +366,18 @@ class _Again:
 
     def judged(self) -> Judged:
         read = self.read
-        if None in (read.failed, read.judged, read.nonfinite, read.flushed, read.wrong_sign, read.undefined_rows):
+        if None in (
+            read.places,
+            read.failed,
+            read.judged,
+            read.nonfinite,
+            read.flushed,
+            read.wrong_sign,
+            read.undefined_rows,
+        ):
             raise InputError(f"the result of '{read.case}' has a verdict and no measures")
         sizes = {"abs": read.max_abs, "rel": read.max_rel, "ulp": read.max_ulp, "bound": read.max_bound}
-        places = read.places or {}
+        places = self.places()
         extremes = {
             name: self.extreme(places.get(name), value) for name, value in (sizes | {"norm": read.norm}).items()
         }
@@ -325,7 +385,7 @@ class _Again:
         return Judged(
             verdict=read.verdict,
             measures=Measures(
-                extremes={name: extremes[name] for name in places},
+                extremes={name: extremes[name] for name in _METRICS},
                 nonfinite=read.nonfinite or 0,
                 wrong_sign=read.wrong_sign or 0,
                 flushed=read.flushed or 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,14 @@ def read(path: str) -> dict[str, Any]:
         InputError: where the file is none.
     """
     try:
-        content = Path(path).read_text(encoding="utf-8")
+        content = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: is no UTF-8 text") from None
     try:
         record = json.loads(content)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no JSON ({error})") from None
     if not isinstance(record, dict) or not isinstance(record.get("results"), list):
         raise InputError(f"{path}: is no report of gradcheck (it has no 'results')")
@@ -61,46 +62,64 @@ def known(record: dict[str, Any], result: Result) -> bool:
     return False
 
 
-def changes(record: dict[str, Any], report: Report) -> list[str]:
-    """What got worse, better, is new or gone since a saved report, a line each, then how many."""
-    before = {_key(saved): saved for saved in record["results"]}
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What got worse, better, is new or gone since a saved report.
+
+    Attributes:
+        lines: one for each, then how many; worse: whether there is a worse one, or a new one that does not pass.
+    """
+
+    lines: list[str]
+    worse: bool
+
+
+def changes(before: Report, after: Report) -> Changes:
+    """What changed between two reports; where a result stands more than once, in the order in which it does."""
+    left: dict[str, list[Result]] = {}
+    for result in before.results:
+        left.setdefault(_key(result), []).append(result)
     lines: dict[str, list[str]] = {"worse": [], "better": [], "new": [], "gone": []}
-    same = 0
-    for result in report.results:
-        mine = json.loads(json.dumps(result_record(result)))
-        saved = before.pop(_key(mine), None)
+    same, wrong = 0, False
+    for result in after.results:
+        matching = left.get(_key(result))
         where = _cells.where(result)
-        if saved is None:
+        if not matching:
             lines["new"].append(f"{where}: {result.verdict.value}")
+            wrong |= result.verdict is not Verdict.PASS
             continue
-        was, now = _rank(saved), _rank(mine)
-        said = [text.brief(size) for _, size in (was, now)]
-        if now[0] == was[0] and abs(now[1] - was[1]) <= 0.01 * was[1]:
+        saved = matching.pop(0)
+        was, now = _rank(saved), _rank(result)
+        if was[0] == now[0] and (was[1] == now[1] or abs(now[1] - was[1]) <= 0.01 * min(was[1], now[1])):
             same += 1
             continue
-        change = f"{where}: {saved['verdict']}, now {mine['verdict']}"
-        if now[0] == was[0]:
-            change = f"{where}: {mine['verdict']}, {said[0]} of its limit before, now {said[1]}"
+        change = f"{where}: {saved.verdict.value}, now {result.verdict.value}"
+        if was[0] == now[0]:
+            sizes = [text.brief(size) for _, size in (was, now)]
+            change = f"{where}: {result.verdict.value}, {sizes[0]} of its limit before, now {sizes[1]}"
         lines["worse" if now > was else "better"].append(change)
-    for saved in before.values():
-        lines["gone"].append(f"{text.name(str(saved['case']))} {saved['dtype']} {text.name(str(saved['candidate']))}")
+    lines["gone"] = [_cells.where(result) for results in left.values() for result in results]
     counts = ", ".join(f"{len(found)} {kind}" for kind, found in lines.items())
-    return [*(f"{kind}: {line}" for kind, found in lines.items() for line in found), f"{counts}, {same} the same"]
+    said = [*(f"{kind}: {line}" for kind, found in lines.items() for line in found), f"{counts}, {same} the same"]
+    return Changes(lines=said, worse=wrong or bool(lines["worse"]))
 
 
-_VERDICTS = ("pass", "skipped", "inconclusive", "crashed", "fail")
+_VERDICTS = (Verdict.PASS, Verdict.SKIPPED, Verdict.INCONCLUSIVE, Verdict.CRASHED, Verdict.FAIL)
 """From the best to the worst."""
 
 
-def _rank(record: dict[str, Any]) -> tuple[int, float]:
+def _rank(result: Result) -> tuple[int, float]:
     """How bad a result is: its verdict, and of a failure how far past its limit."""
-    rank = _VERDICTS.index(record["verdict"]) if record["verdict"] in _VERDICTS else len(_VERDICTS)
-    of_limit = max(0.0, _float((record.get("worst") or {}).get("of_limit")))
-    return rank, of_limit if record["verdict"] == "fail" else 0.0
+    size = 0.0
+    if result.verdict is Verdict.FAIL and result.judged is not None and result.judged.decision.worst is not None:
+        size = result.judged.decision.worst.value
+    return _VERDICTS.index(result.verdict), size
 
 
-def _key(record: dict[str, Any]) -> str:
-    return json.dumps([record.get(name) for name in _SAME if name not in ("verdict", "tolerance")], sort_keys=True)
+def _key(result: Result) -> str:
+    step = None if result.step is None else result.step.name
+    kinds = (result.format.name, result.gradient_format.name)
+    return repr((result.case, result.digest, step, result.candidate, *kinds, sorted(result.loss.items())))
 
 
 _SAME = ("case", "digest", "step", "candidate", "dtype", "gradient_dtype", "loss", "tolerance", "verdict")
@@ -113,5 +132,5 @@ def _float(value: Any) -> float:
     """A number of a record; what is none counts as the smallest."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return -math.inf
