@@ -207,7 +207,7 @@ def _unknown(view: View) -> Finding:
     """Which rows, which classes, against the distance below the maximum and the label."""
     failed, judged = view.failed & view.judged[:, None], int(view.judged.sum())
     rows, classes = np.flatnonzero(failed.any(axis=1)), np.flatnonzero(failed.any(axis=0))
-    true = failed[np.arange(len(failed)), view.labels()]
+    true = view.at_labels(failed)
     gaps = view.parts.gap[failed & np.isfinite(view.parts.gap)]
     where = f"{text.count(int(failed.sum()), 'component')} in {text.count(rows.size, 'row')} of {judged:,}"
     if rows.size == 1:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradcheck import text
-from gradcheck.diagnosis._view import Base, Finding, Mask, View, many, times
+from gradcheck.diagnosis._view import Base, Finding, Mask, View, many, resolution, times
 from gradcheck.formats import FORMATS, Float64, Format, named
 from gradcheck.text import brief
 
@@ -31,18 +31,15 @@ def zeros(view: View, base: Base) -> Finding | None:
     """Nothing at all."""
     if view.candidate.any() or base is not view.own:
         return None
-    own = view.parts
-    true = own.p[np.arange(len(own.p)), view.labels()]
-    if (view.judged & (true < _GUARD)).any() and clipped(view, base):
+    if (view.judged & (view.at_labels(view.parts.p) < _GUARD)).any() and clipped(view, base):
         return None
     return Finding(cause="scaled", evidence="every component is 0", fix="return the gradient that was computed")
 
 
 def scaled(view: View, base: Base) -> Finding | None:
     """A constant factor."""
-    size = np.where(np.isfinite(base.gradient), np.abs(base.gradient), 0.0)
-    # where the factor is told most sharply
-    place = np.unravel_index(np.argmin(np.where(size > 0, base.bound / size, np.inf)), size.shape)
+    size = base.size
+    place = np.unravel_index(np.argmin(resolution(size, base.bound)), size.shape)
     if size[place] < 4 * base.bound[place] or not np.isfinite(view.candidate[place]):
         return None
     factor = float(view.candidate[place] / base.gradient[place])
@@ -229,7 +226,7 @@ def clipped(view: View, base: Base) -> Finding | None:
     if base.parts is None:
         return None
     fit = view.near(base.gradient, base.bound).all(axis=1) | ~view.judged
-    p = base.parts.p[np.arange(len(fit)), view.labels()]
+    p = view.at_labels(base.parts.p)
     zero = ~fit & (view.candidate == 0).all(axis=1)
     if zero.any() and (zero == ~fit).all():
         low, high = zero & (p < 0.5), zero & (p >= 0.5)
@@ -255,18 +252,17 @@ def _epsilon(view: View, base: Base, p: Float64) -> Finding | None:
     rows = np.flatnonzero(view.judged)
     if not rows.size:
         return None
-    size = np.abs(base.gradient)
-    sharpest = np.argmin(np.where(size > 0, base.bound / size, np.inf), axis=1)
+    sharpest = np.argmin(resolution(np.abs(base.gradient), base.bound), axis=1)
     at = (rows, sharpest[rows])
     factors = view.candidate[at] / base.gradient[at]
     usable = (factors > 0) & (factors < 1)
     if not usable.any():
         return None
     rows, factors, at = rows[usable], factors[usable], (at[0][usable], at[1][usable])
-    told = p[rows] * (1 / factors - 1)
+    epsilons = p[rows] * (1 / factors - 1)
     error = 2 * base.bound[at] / np.abs(base.gradient[at]) * p[rows] / factors**2
-    sharp = int(np.argmin(error / np.maximum(np.abs(told), 1e-300)))
-    epsilon = float(told[sharp])
+    sharp = int(np.argmin(error / np.maximum(np.abs(epsilons), 1e-300)))
+    epsilon = float(epsilons[sharp])
     if not 0 < epsilon < 1e-2 or not error[sharp] < epsilon:
         return None
     rounded = float(f"{epsilon:.0e}")
@@ -440,10 +436,10 @@ def narrow(view: View, base: Base) -> Finding | None:
     if base.parts is None:
         return None
     # numbers of few bits are of every format
-    told = int((np.frexp(np.unique(np.abs(values)))[0] * 2**_SHORT % 1 != 0).sum())
+    distinct = int((np.frexp(np.unique(np.abs(values)))[0] * 2**_SHORT % 1 != 0).sum())
     wrong = ~view.near(base.gradient, base.bound)
     underflown = 2 * int((view.candidate[wrong] == 0).sum()) > int(wrong.sum())
-    if told < _TELLING and not underflown:
+    if distinct < _TELLING and not underflown:
         return None
     for fmt in sorted(FORMATS.values(), key=lambda fmt: fmt.precision):
         if fmt.precision >= view.format.precision or (fmt.round_array(values).astype(np.float64) != values).any():
@@ -451,11 +447,11 @@ def narrow(view: View, base: Base) -> Finding | None:
         # the logits themselves may have been rounded
         size = np.abs(np.where(np.isfinite(base.parts.z), base.parts.z, 0.0))
         moved = np.expm1(np.minimum(2 * fmt.unit_roundoff * (size + size.max(axis=1, keepdims=True)), 600.0))
-        if told < _TELLING**4:
+        if distinct < _TELLING**4:
             moved = np.minimum(moved, 1.0)  # few numbers may be of the format by chance
         heavy = np.abs(base.parts.scale * base.parts.slope * base.parts.weight)
         limit = base.parts.bound(fmt) + heavy * base.parts.p * moved
-        if told < _TELLING:
+        if distinct < _TELLING:
             # nothing but what underflows there
             limit = base.bound + 2 * fmt.unit_roundoff * np.abs(base.gradient) + fmt.smallest_subnormal
         if view.is_gradient(base.gradient, limit):
@@ -487,7 +483,7 @@ def _entries(view: View, base: Base, *, scattered: bool) -> Finding | None:
     each = wrong.sum(axis=1)
     if each.max() > 1 and count > _FEW:
         return None
-    true = wrong[np.arange(len(wrong)), view.labels()]
+    true = view.at_labels(wrong)
     gone = (view.candidate[wrong] == 0).all()
     if true[view.judged].all() and count == view.judged.sum() > 1 and not gone:
         return None  # that is not by chance
@@ -540,8 +536,8 @@ def some_rows(view: View, base: Base) -> Finding | None:
     wrong = np.asarray((~view.near(base.gradient, base.bound)).any(axis=1))
     if not wrong.any() or (wrong | ~view.judged).all() or wrong[view.ignored].any() or view.problem.classes < 3:
         return None
-    size = np.where(np.isfinite(base.gradient) & wrong[:, None], np.abs(base.gradient), 0.0)
-    place = np.unravel_index(np.argmin(np.where(size > 0, base.bound / size, np.inf)), size.shape)
+    size = np.where(wrong[:, None], base.size, 0.0)
+    place = np.unravel_index(np.argmin(resolution(size, base.bound)), size.shape)
     factor = float(view.candidate[place] / base.gradient[place]) if size[place] else 0.0
     if not factor or not np.isfinite(factor) or abs(factor - 1) < 64 * view.format.unit_roundoff:
         return None
@@ -562,7 +558,7 @@ def some_rows(view: View, base: Base) -> Finding | None:
 
 def row_factors(view: View, base: Base) -> Finding | None:
     """Every row has a factor of its own."""
-    size = np.where(np.isfinite(base.gradient), np.abs(base.gradient), 0.0)
+    size = base.size
     top = np.argmax(size, axis=1)
     at = (np.arange(len(top)), top)
     usable = view.judged & (size[at] > 0)
@@ -581,8 +577,8 @@ def row_factors(view: View, base: Base) -> Finding | None:
     if labels.ndim == 1 and 2 * parts > len(found) and len(np.unique(labels[usable])) > 1:
         by_class = {int(label): found[labels[usable] == label] for label in np.unique(labels[usable])}
         repeated = sum(len(values) for values in by_class.values() if len(values) > 1)
-        told = 2 * repeated >= len(found) and sum(len(values) > 1 for values in by_class.values()) > 1
-        if told and all(
+        by_label = 2 * repeated >= len(found) and sum(len(values) > 1 for values in by_class.values()) > 1
+        if by_label and all(
             np.ptp(values) <= 64 * view.format.unit_roundoff * values.max() for values in by_class.values()
         ):
             label, values = next(iter(by_class.items()))
@@ -604,7 +600,7 @@ def inaccurate_exp(view: View, base: Base) -> Finding | None:
     if base.parts is None:
         return None
     own = base.parts
-    probabilities = (view.candidate / np.where(own.scale == 0, 1, own.scale * own.slope) + own.q) / own.weight
+    probabilities = own.probabilities(view.candidate)
     # where a label's weight does not drown what is told
     blur = 4 * view.format.unit_roundoff * np.abs(own.q / own.weight) + view.format.smallest_subnormal
     usable = view.judged[:, None] & (own.p > 64 * blur) & np.isfinite(own.gap)

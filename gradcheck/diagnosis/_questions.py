@@ -57,29 +57,28 @@ def _labels(view: View) -> Iterator[Base]:
         yield from _altered(view, finding, labels=np.roll(problem.labels, shift, axis=0))
     if problem.labels.ndim == 1:
         for shift in (1, -1):
-            finding = Finding(
-                cause="labels-shifted",
-                evidence=f"every row is right for its label {shift:+d}",
-                fix="count the classes from 0 on both sides",
-            )
+            finding = _off_by(f"its label {shift:+d}")
             moved = np.where(problem.terms.kept, (problem.labels + shift) % problem.classes, problem.labels)
             yield from _altered(view, finding, labels=moved)
         yield from _other_classes(view)
         return
     for shift in (1, -1):
-        finding = Finding(
-            cause="labels-shifted",
-            evidence=f"every row is right for its labels moved by {shift:+d} class",
-            fix="count the classes from 0 on both sides",
-        )
+        finding = _off_by(f"its labels moved by {shift:+d} class")
         yield from _altered(view, finding, labels=np.roll(problem.labels, shift, axis=1))
+
+
+def _off_by(what: str) -> Finding:
+    return Finding(
+        cause="labels-shifted",
+        evidence=f"every row is right for {what}",
+        fix="count the classes from 0 on both sides",
+    )
 
 
 def _other_classes(view: View) -> Iterator[Base]:
     """The labels that the gradient itself tells: where y is subtracted."""
     own = view.parts
-    unit = np.where(own.scale == 0, 1.0, own.scale * own.slope)
-    inner = np.where(np.isfinite(view.candidate), view.candidate / unit, np.inf)
+    inner = np.where(np.isfinite(view.candidate), view.candidate / own.unit, np.inf)
     # what multiplies p, where the label's weight is not known, told by the classes that matter most
     top = np.argsort(-own.p, axis=1)[:, :3]
     spread = np.array([float(share) for share in view.problem.terms.spread])[:, None]
@@ -102,11 +101,7 @@ def _told_classes(view: View, told: Array) -> Iterator[Base]:
     where = f"{text.count(int(moved.sum()), 'row')} of {int(view.judged.sum()):,} right for another label"
     if (apart == apart[0]).all() and len(apart) > 1:
         shift = int(apart[0]) if apart[0] <= problem.classes // 2 else int(apart[0]) - problem.classes
-        finding = Finding(
-            cause="labels-shifted",
-            evidence=f"every row is right for its label {shift:+d}",
-            fix="count the classes from 0 on both sides",
-        )
+        finding = _off_by(f"its label {shift:+d}")
     elif (told == np.argmax(np.where(np.isnan(own.z), -np.inf, own.z), axis=1))[view.judged].all():
         finding = Finding(
             cause="labels-permuted",

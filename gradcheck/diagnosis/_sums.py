@@ -69,8 +69,7 @@ def _told(view: View, base: Base) -> _Factors | None:
     own = base.parts
     if own is None or not view.judged.any():
         return None
-    unit = np.where(own.scale == 0, 1.0, own.scale * own.slope)
-    probabilities = (view.candidate / unit + own.q) / own.weight
+    probabilities = own.probabilities(view.candidate)
     error = own.softmax_error(view.format) + 4 * view.format.unit_roundoff * np.abs(own.q / (own.weight * own.p))
     # where it is told most sharply: large probabilities of small label weight
     error = np.where(np.isfinite(probabilities) & np.isfinite(error), error, np.inf)
@@ -123,9 +122,8 @@ def _sums(view: View, base: Base) -> Iterator[tuple[Float64, str, str, str]]:
     classes = z.shape[1]
     for end, name in ((classes - 1, "last"), (0, "first")):
         yield total - exps[:, end], "wrong-sum", f"the {name} class is left out of the sum", "sum over all classes"
-    rows = np.arange(len(z))
     yield (
-        total - exps[rows, view.labels()],
+        total - view.at_labels(exps),
         "wrong-sum",
         "the true class is left out of the sum",
         "sum over all classes",
@@ -184,8 +182,7 @@ def _padding(view: View, base: Base) -> int:
     """How many logits of 0 make the sum that the first wrong row tells; 0 where that is no whole number."""
     own = base.parts
     assert own is not None
-    unit = np.where(own.scale == 0, 1.0, own.scale * own.slope)
-    probabilities = (view.candidate / unit + own.q) / own.weight
+    probabilities = own.probabilities(view.candidate)
     told = []
     for row in np.flatnonzero(view.judged)[:8]:
         free = np.where(own.q[row] == 0, own.p[row], 0.0)

@@ -61,6 +61,15 @@ class Parts:
         """Values, but 0 in rows that are not judged, whose logits may be anything."""
         return np.where(self.scale == 0, 0.0, values)
 
+    @cached_property
+    def unit(self) -> Float64:
+        """s·f', (N, k), 1 in rows that are not judged: what a gradient is divided by."""
+        return np.where(self.scale == 0, 1.0, self.scale * self.slope)
+
+    def probabilities(self, gradient: Float64) -> Float64:
+        """What a gradient takes the probabilities for, (N, k)."""
+        return np.asarray((gradient / self.unit + self.q) / self.weight)
+
     def lse(self) -> Float64:
         """log Σ exp z, (N, 1)."""
         return np.asarray(self.z.max(axis=1, keepdims=True) + np.log(self.total))
@@ -158,6 +167,16 @@ class Base:
     bound: Float64
     parts: Parts | None = None
 
+    @property
+    def size(self) -> Float64:
+        """How large its components are, (N, k), 0 where they are not finite."""
+        return np.where(np.isfinite(self.gradient), np.abs(self.gradient), 0.0)
+
+
+def resolution(size: Float64, bound: Float64) -> Float64:
+    """To how much, relative, a component tells a factor, (N, k)."""
+    return np.where(size > 0, bound / size, np.inf)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
@@ -226,3 +245,7 @@ class View:
     def labels(self) -> Array:
         """The class that carries the most label weight in each row, (N,)."""
         return np.asarray(np.abs(self.parts.q).argmax(axis=1))
+
+    def at_labels(self, array: Array) -> Array:
+        """What an array, (N, k), holds there, (N,)."""
+        return np.asarray(array[np.arange(len(array)), self.labels()])

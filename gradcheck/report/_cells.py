@@ -56,6 +56,8 @@ REL = Column(title="max rel", cell=_metric("rel"), number=True)
 ULP = Column(title="max ulp", cell=_metric("ulp"), number=True)
 BOUND = Column(title="bound", cell=_metric("bound"), number=True)
 DIGITS = Column(title="digits", cell=_digits, number=True)
+METRICS = (ABS, REL, ULP, BOUND, DIGITS)
+"""What is said of every result, whatever the tolerance."""
 VERDICT = Column(title="verdict", cell=lambda result: result.verdict.value + (" (known)" if result.known else ""))
 WORST = Column(title="worst place", cell=_worst)
 

@@ -51,13 +51,7 @@ def draw(pictures: Sequence[_pictures.Curves | _pictures.Matrix], form: str) -> 
     import matplotlib
     from matplotlib.figure import Figure
 
-    heights = [
-        _HEIGHT if isinstance(picture, _pictures.Curves) else 1.5 + _LINE * len(picture.rows) for picture in pictures
-    ]
-    widths = [
-        _WIDTH if isinstance(picture, _pictures.Curves) else 3.5 + _COLUMN * len(picture.columns)
-        for picture in pictures
-    ]
+    widths, heights = zip(*map(_size, pictures), strict=True)
     # identifiers are the same every time
     with matplotlib.rc_context({"svg.hashsalt": "gradcheck", "svg.fonttype": "none"}):
         figure = Figure(figsize=(max(widths), sum(heights)), layout="constrained")
@@ -71,6 +65,13 @@ def draw(pictures: Sequence[_pictures.Curves | _pictures.Matrix], form: str) -> 
         metadata = {"Date": None, "Title": pictures[0].title, "Description": pictures[0].told} if form == "svg" else {}
         figure.savefig(buffer, format=form, dpi=150, metadata=metadata)
     return buffer.getvalue()
+
+
+def _size(picture: _pictures.Curves | _pictures.Matrix) -> tuple[float, float]:
+    """Width and height, in inches."""
+    if isinstance(picture, _pictures.Curves):
+        return _WIDTH, _HEIGHT
+    return 3.5 + _COLUMN * len(picture.columns), 1.5 + _LINE * len(picture.rows)
 
 
 def _plain(name: str) -> str:

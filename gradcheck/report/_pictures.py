@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gradcheck import text
+from gradcheck import profiles, text
 from gradcheck.report import _cells, _sentences
 from gradcheck.results import Report, Result, Tried, Verdict
-from gradcheck.sweep import Sweep
+from gradcheck.sweep import Point, Sweep
 
-FLOOR = 0.01
+_FLOOR = 0.01
 """Ulps below which an error is drawn at the foot of a profile."""
 
 _CEILING = 1e300
@@ -81,20 +81,21 @@ def profile(result: Result) -> Curves | None:
         return None
     points = judged.profile.points
     sizes = [point.ulp for point in points if math.isfinite(point.ulp)]
-    bounds = [point.bound_ulp for point in points if math.isfinite(point.bound_ulp)]
-    top = max([*sizes, *bounds, 1.0])
+    limits = [point.bound_ulp for point in points if math.isfinite(point.bound_ulp)]
+    top = max([*sizes, *limits, 1.0])
     beyond = min(top, _CEILING / 10) * 10
 
     def shown(ulp: float) -> float:
-        return min(max(ulp, FLOOR), _CEILING) if math.isfinite(ulp) else beyond
+        return min(max(ulp, _FLOOR), _CEILING) if math.isfinite(ulp) else beyond
 
-    errors = {
-        true: tuple((point.gap, shown(point.ulp)) for point in points if point.true == true) for true in (False, True)
-    }
-    limits = {
-        true: tuple((point.gap, shown(point.bound_ulp)) for point in points if point.true == true)
-        for true in (False, True)
-    }
+    others, true = ([point for point in points if point.true == kind] for kind in (False, True))
+
+    def errors(kind: Sequence[profiles.Point]) -> tuple[tuple[float, float], ...]:
+        return tuple((point.gap, shown(point.ulp)) for point in kind)
+
+    def bounds(kind: Sequence[profiles.Point]) -> tuple[tuple[float, float], ...]:
+        return tuple((point.gap, shown(point.bound_ulp)) for point in kind)
+
     past = sum(not point.ulp <= point.bound_ulp for point in points)
     worst = max(points, key=lambda point: point.ulp if math.isfinite(point.ulp) else math.inf)
     lost = sum(not math.isfinite(point.ulp) for point in points)
@@ -110,28 +111,33 @@ def profile(result: Result) -> Curves | None:
         x="distance below the maximum, δ",
         y="error, ulp",
         series=(
-            Series(name="bound", mark="line", points=limits[False]),
-            Series(name="bound at the true class", mark="line", points=limits[True]),
-            Series(name="other classes", mark="dot", points=errors[False]),
-            Series(name="true class", mark="square", points=errors[True]),
+            Series(name="bound", mark="line", points=bounds(others)),
+            Series(
+                name="bound at the true class",
+                mark="line",
+                points=bounds(true),
+            ),
+            Series(name="other classes", mark="dot", points=errors(others)),
+            Series(name="true class", mark="square", points=errors(true)),
         ),
         told=told,
     )
+
+
+def _error(point: Point) -> float:
+    """The error of a difference, relative where the gradient is not 0."""
+    return point.error if point.relative is None else point.relative
 
 
 def v_curves(sweep: Sweep) -> Curves:
     """The error of a central difference against its step, in each arithmetic, order 2."""
     by_arithmetic: dict[str, list[tuple[float, float]]] = {}
     for point in sweep.points:
-        size = point.error if point.relative is None else point.relative
+        size = _error(point)
         if point.method == "2" and 1 / _CEILING < size < _CEILING:
             by_arithmetic.setdefault(point.arithmetic, []).append((2.0**point.step_log2, size))
-    best = [
-        (point.arithmetic, point.error if point.relative is None else point.relative)
-        for point in sweep.bottoms()
-        if point.method == "2"
-    ]
-    lowest = ", ".join(f"{name} {text.brief(size)}" for name, size in best)
+    best = [point for point in sweep.bottoms() if point.method == "2"]
+    lowest = ", ".join(f"{point.arithmetic} {text.brief(_error(point))}" for point in best)
     return Curves(
         title=f"{text.name(sweep.case)}, {sweep.format.name}, row {sweep.row}, class {sweep.cls}",
         x="step h",
@@ -208,7 +214,6 @@ def span(points: Iterable[tuple[float, float]], axis: int, log: bool) -> tuple[f
     found: Sequence[float] = [point[axis] for point in points] or [1.0]
     low, high = min(found), max(found)
     if log:
-        return 10.0 ** math.floor(math.log10(low)), 10.0 ** max(
-            math.ceil(math.log10(high)), math.floor(math.log10(low)) + 1
-        )
+        first = math.floor(math.log10(low))
+        return 10.0**first, 10.0 ** max(math.ceil(math.log10(high)), first + 1)
     return min(low, 0.0), high if high > low else low + 1.0

@@ -14,7 +14,7 @@ from gradcheck.report import _sentences
 from gradcheck.results import Conduct, Confirmed, Judged, Report, Result, Tried, Unconfirmed
 
 SCHEMA_VERSION = 1
-_MAXIMA = {"abs": "max_abs", "rel": "max_rel", "ulp": "max_ulp", "bound": "max_bound", "norm": "norm"}
+MAXIMA = {"abs": "max_abs", "rel": "max_rel", "ulp": "max_ulp", "bound": "max_bound", "norm": "norm"}
 
 
 def report_record(report: Report) -> dict[str, Any]:
@@ -89,10 +89,10 @@ def result_record(result: Result) -> dict[str, Any]:
             "wrong_sign",
             "reference",
         )
-        return record | dict.fromkeys([*_MAXIMA.values(), "top", "places", *empty, "conduct", "diagnosis", "profile"])
+        return record | dict.fromkeys([*MAXIMA.values(), "top", "places", *empty, "conduct", "diagnosis", "profile"])
     measures, facts = outcome.measures, outcome.reference
     return record | {
-        **{field: number(_value(measures.extremes[name])) for name, field in _MAXIMA.items()},
+        **{field: number(_value(measures.extremes[name])) for name, field in MAXIMA.items()},
         "worst": _worst(result, outcome.decision.worst),
         "top": [_worst(result, extreme) for extreme in outcome.decision.top],
         "places": {name: _place(result, extreme) for name, extreme in measures.extremes.items()},

@@ -16,6 +16,7 @@ from gradcheck.exact import Dyadic
 from gradcheck.exceptions import GradcheckError, InputError
 from gradcheck.metrics import Decision, Extreme, Measures
 from gradcheck.profiles import Point, Profile
+from gradcheck.report._record import MAXIMA
 from gradcheck.results import (
     Conduct,
     Confirmed,
@@ -262,9 +263,6 @@ def report(record: Mapping[str, Any], path: str) -> Report:
     return Report(version=read.gradcheck, settings=read.settings, results=results, notes=read.notes)
 
 
-_METRICS = ("abs", "rel", "ulp", "norm", "bound")
-
-
 class _Again:
     """One result. Its places get rows of their own, whose numbers in the input are those of the record."""
 
@@ -342,7 +340,7 @@ class _Again:
 
     def places(self) -> dict[str, _Place | None]:
         found = self.read.places
-        return {} if found is None else {name: getattr(found, name) for name in _METRICS}
+        return {} if found is None else dict(found)
 
     def row(self, number: int, place: _Place | None = None) -> int:
         self.rows.append(number)
@@ -376,16 +374,13 @@ class _Again:
             read.undefined_rows,
         ):
             raise InputError(f"the result of '{read.case}' has a verdict and no measures")
-        sizes = {"abs": read.max_abs, "rel": read.max_rel, "ulp": read.max_ulp, "bound": read.max_bound}
-        places = self.places()
-        extremes = {
-            name: self.extreme(places.get(name), value) for name, value in (sizes | {"norm": read.norm}).items()
-        }
         facts = read.reference
         return Judged(
             verdict=read.verdict,
             measures=Measures(
-                extremes={name: extremes[name] for name in _METRICS},
+                extremes={
+                    name: self.extreme(place, getattr(read, MAXIMA[name])) for name, place in self.places().items()
+                },
                 nonfinite=read.nonfinite or 0,
                 wrong_sign=read.wrong_sign or 0,
                 flushed=read.flushed or 0,
@@ -481,7 +476,4 @@ def _exact(written: str) -> Dyadic | float:
 
 
 def _power(written: str) -> int:
-    base, _, power = written.partition("^")
-    if base != "2":
-        raise ValueError(f"'{written}' is no power of two")
-    return int(power)
+    return int(written.removeprefix("2^"))

@@ -5,15 +5,13 @@ from __future__ import annotations
 from gradcheck.report import Style, _cells, _sentences
 from gradcheck.results import Report, Verdict
 
-_SHOWN = (_cells.ABS, _cells.REL, _cells.ULP, _cells.BOUND, _cells.DIGITS)
-
 
 def render(report: Report, style: Style) -> str:
     """`VERDICT case format candidate metric=value …`, then what failed and how to see it again."""
     lines = []
     for result in report.results:
         head = [column.cell(result) for column in (_cells.VERDICT, *_cells.head(result))]
-        metrics = [f"{column.title.replace(' ', '_')}={column.cell(result)}" for column in _SHOWN]
+        metrics = [f"{column.title.replace(' ', '_')}={column.cell(result)}" for column in _cells.METRICS]
         lines.append("  ".join([*head, *metrics]))
         if result.verdict is Verdict.PASS:
             lines[-1] += f"  {_cells.WORST.cell(result)}"

@@ -34,7 +34,6 @@ def render(report: Report, style: Style) -> str:
 
 
 def _shown(result: Result) -> dict[str, Any]:
-    columns = [_cells.ABS, _cells.REL, _cells.ULP, _cells.BOUND, _cells.DIGITS]
     return {
         "result": result,
         "verdict": result.verdict.value,
@@ -43,7 +42,7 @@ def _shown(result: Result) -> dict[str, Any]:
         "diagnosis": _sentences.diagnosis(result),
         "top": _sentences.top(result),
         "again": text.name(result.again),
-        "numbers": [(column.title, column.cell(result)) for column in columns],
+        "numbers": [(column.title, column.cell(result)) for column in _cells.METRICS],
         "picture": _pictures.profile(result),
     }
 
