@@ -186,9 +186,8 @@ def _judged(question: Question) -> Result:
     found = checking.check(
         question.problem,
         [question.planted.candidate],
+        checking.How(tolerance=tolerances.parse("stable"), settings=Settings()),
         case=question.case.name,
-        tolerance=tolerances.parse("stable"),
-        settings=Settings(),
     )
     return next(iter(found))
 

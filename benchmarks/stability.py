@@ -44,10 +44,9 @@ def judged(made: dict[tuple[str, str], Problem], exact: dict[tuple[str, str], Re
         yield from checking.check(
             problem,
             [candidates.load(candidates.DEFAULT)],
+            checking.How(tolerance=tolerances.Stable(), settings=Settings()),
             case=case,
-            tolerance=tolerances.Stable(),
-            settings=Settings(),
-            frozen=lambda _, key=(case, name): exact[key],  # type: ignore[misc]
+            exactly=lambda *_, key=(case, name): exact[key],
         )
 
 

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradcheck import __version__, candidates, catalogue, checking, formats, functions, losses, tolerances
+from gradcheck import __version__, candidates, catalogue, formats, functions, losses, streaming, tolerances
+from gradcheck.batch import Batch
 from gradcheck.candidates import Candidate
+from gradcheck.checking import How
 from gradcheck.exceptions import InputError, UsageError
 from gradcheck.functions import Function
 from gradcheck.problem import LossOption, Problem
@@ -84,14 +86,11 @@ def check(
     if repeat < 1:
         raise UsageError(f"repeat is 1 or more, not {repeat}")
     problem = _problem(logits, labels, loss, dtype)
-    results = checking.check(
-        problem,
+    results = streaming.check(
+        Batch.of(problem),
         [_candidate(gradient, timeout)],
+        How(tolerance=tolerances.parse(tolerance), settings=Settings(engine=engine), flush=flush, repeat=repeat),
         case="check",
-        tolerance=tolerances.parse(tolerance),
-        settings=Settings(engine=engine),
-        flush=flush,
-        repeat=repeat,
     )
     settings = {"tolerance": tolerance, "flush": flush, "repeat": repeat, "engine": engine}
     return Report(version=__version__, settings=settings, results=tuple(results))

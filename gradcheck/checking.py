@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from gradcheck.exceptions import CrashedError, InputError, NotApplicableError
 from gradcheck.formats import Array, Format
 from gradcheck.metrics import Comparison, Decision, decide, failing, measure_gradient
 from gradcheck.problem import Problem, RowStatus
-from gradcheck.profiles import profile
+from gradcheck.profiles import Profile, profile
 from gradcheck.reference import Reference, engines
 from gradcheck.reference.rule import SHARPEST_TARGET_BITS
 from gradcheck.reference.values import ExactGradient
@@ -34,68 +35,105 @@ from gradcheck.results import (
 from gradcheck.tolerances import Limits, Tolerance, stable_bound
 
 
-def check(
-    problem: Problem,
-    candidates: Iterable[Candidate],
-    *,
-    case: str,
-    tolerance: Tolerance,
-    settings: reference.Settings,
-    gradient_format: Format | None = None,
-    flush: bool = False,
-    frozen: Callable[[Format], ExactGradient] | None = None,
-    repeat: int = 1,
-    top: int = 0,
-    diagnosed: bool = True,
-    on_row: Callable[[], None] = lambda: None,
-) -> Iterator[Result]:
-    """One result for each candidate, as it is found; the reference is made once for each gradient format.
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """By what, and how closely, gradients are judged.
 
-    Args:
+    Attributes:
+        settings: how references are made.
         gradient_format: the format to judge in; None takes the gradient array's own.
         flush: whether flushed subnormals are within the bound that is reported.
-        frozen: exact gradients that were made before, by gradient format; None makes them.
         repeat: how often code that may answer otherwise is asked; the worst answer is judged.
         top: how many components of each result to name, the worst first.
         diagnosed: whether a failure is explained, which takes as long as some ten checks.
-        on_row: called after each row of a reference, for whoever shows progress.
+        profiled: whether it is noted where the errors are.
     """
+
+    tolerance: Tolerance
+    settings: reference.Settings
+    gradient_format: Format | None = None
+    flush: bool = False
+    repeat: int = 1
+    top: int = 0
+    diagnosed: bool = True
+    profiled: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What was found of one candidate."""
+
+    candidate: str
+    gradient_format: Format
+    outcome: Outcome
+
+
+Exactly = Callable[[Problem, Format], ExactGradient]
+"""How the exact gradient of a problem comes about, for gradients in a format."""
+
+
+def check(
+    problem: Problem,
+    candidates: Iterable[Candidate],
+    how: How,
+    *,
+    case: str,
+    exactly: Exactly | None = None,
+    on_row: Callable[[], None] = lambda: None,
+) -> Iterator[Result]:
+    """One result for each candidate, as it is found; see `outcomes`."""
+    for found in outcomes(problem, candidates, how, exactly=exactly, on_row=on_row):
+        yield Result(
+            case=case,
+            candidate=found.candidate,
+            format=problem.format,
+            gradient_format=found.gradient_format,
+            loss={option.name: option.value for option in problem.loss},
+            rows=problem.rows,
+            classes=problem.classes,
+            tolerance=str(how.tolerance),
+            outcome=found.outcome,
+            digest=problem.digest,
+        )
+
+
+def outcomes(
+    problem: Problem,
+    candidates: Iterable[Candidate],
+    how: How,
+    *,
+    exactly: Exactly | None = None,
+    on_row: Callable[[], None] = lambda: None,
+) -> Iterator[Found]:
+    """What there is to say of each candidate; the reference is made once for each gradient format.
+
+    Args:
+        exactly: makes exact gradients; None makes central differences.
+        on_row: called after each row of central differences, for whoever shows progress.
+    """
+    make = exactly or (lambda problem, fmt: reference.compute(problem, fmt, how.settings, on_row))
     references: dict[str, ExactGradient] = {}
     for candidate in candidates:
-        found: Format = gradient_format or problem.format
+        found = how.gradient_format or problem.format
         outcome: Outcome
         if bool((problem.status == RowStatus.UNDEFINED).all()):
             outcome = Skipped(reason=f"every row is undefined: {_undefined(problem)}")
         else:
             try:
                 with np.errstate(all="ignore"):
-                    answers = [candidate.answer(problem) for _ in range(repeat if candidate.watched else 1)]
+                    answers = [candidate.answer(problem) for _ in range(how.repeat if candidate.watched else 1)]
             except NotApplicableError as skip:
                 outcome = Skipped(reason=str(skip))
             except CrashedError as crash:
                 outcome = Crashed(reason=str(crash))
             else:
-                found = gradient_format or _format_of(answers[0].gradient, problem)
+                found = how.gradient_format or _format_of(answers[0].gradient, problem)
                 if found.name not in references:
-                    make = frozen or (lambda fmt: reference.compute(problem, fmt, settings, on_row))
-                    references[found.name] = make(found)
-                outcome, references[found.name] = _judge(
-                    problem, candidate, answers, references[found.name], tolerance, flush=flush, top=top
-                )
-                if diagnosed:
-                    outcome = _diagnosed(problem, answers, outcome, references[found.name], tolerance, flush=flush)
-        yield Result(
-            case=case,
-            candidate=candidate.name,
-            format=problem.format,
-            gradient_format=found,
-            loss={option.name: option.value for option in problem.loss},
-            rows=problem.rows,
-            classes=problem.classes,
-            tolerance=str(tolerance),
-            outcome=outcome,
-            digest=problem.digest,
-        )
+                    references[found.name] = make(problem, found)
+                outcome, references[found.name] = _judge(problem, candidate, answers, references[found.name], how)
+                if how.diagnosed:
+                    outcome = _diagnosed(problem, answers, outcome, references[found.name], how)
+        yield Found(candidate=candidate.name, gradient_format=found, outcome=outcome)
 
 
 def _undefined(problem: Problem) -> str:
@@ -117,10 +155,7 @@ def _judge(
     candidate: Candidate,
     answers: Sequence[Answer],
     exact: ExactGradient,
-    tolerance: Tolerance,
-    *,
-    flush: bool,
-    top: int,
+    how: How,
 ) -> tuple[Outcome, ExactGradient]:
     """The verdict on the worst answer, and the reference as refined as it took."""
     outcome: Outcome | None = None
@@ -128,14 +163,15 @@ def _judge(
         if answer.gradient.shape != problem.logits.shape:
             shape = f"the gradient has shape {answer.gradient.shape}, the logits {problem.logits.shape}"
             return Crashed(reason=shape), exact
-        tried, exact = _judge_one(problem, answer.gradient, exact, tolerance, flush=flush, top=top)
+        tried, exact = _judge_one(problem, answer.gradient, exact, how)
         if outcome is None or (outcome.verdict is Verdict.PASS and tried.verdict is not Verdict.PASS):
             outcome, judged = tried, answer
     assert isinstance(outcome, Judged)
     rearranged = None
     if candidate.watched and outcome.verdict is Verdict.PASS:
-        bound = stable_bound(exact, flush=flush)
-        rearranged = observing.permuted(problem, candidate, exact, tolerance.limits(exact.values, bound), bound)
+        bound = stable_bound(exact, flush=how.flush)
+        limits = how.tolerance.limits(exact.values, bound)
+        rearranged = observing.permuted(problem, candidate, exact, limits, bound)
     conduct = Conduct(
         changed=tuple(dict.fromkeys(name for answer in answers for name in answer.changed)),
         repeats=observing.repeats(exact, answers),
@@ -152,15 +188,13 @@ def _diagnosed(
     answers: Sequence[Answer],
     outcome: Outcome,
     exact: ExactGradient,
-    tolerance: Tolerance,
-    *,
-    flush: bool,
+    how: How,
 ) -> Outcome:
     """The outcome with what explains its failure: that of the first answer that fails."""
     if not isinstance(outcome, Judged) or not outcome.decision.failed:
         return outcome
-    bound = stable_bound(exact, flush=flush)
-    limits = tolerance.limits(exact.values, bound)
+    bound = stable_bound(exact, flush=how.flush)
+    limits = how.tolerance.limits(exact.values, bound)
     for answer in answers:
         failed = failing(Comparison(exact, answer.gradient), limits)
         if failed.any():
@@ -170,16 +204,14 @@ def _diagnosed(
     return outcome
 
 
-def _judge_one(
-    problem: Problem, gradient: Array, exact: ExactGradient, tolerance: Tolerance, *, flush: bool, top: int
-) -> tuple[Judged, ExactGradient]:
+def _judge_one(problem: Problem, gradient: Array, exact: ExactGradient, how: How) -> tuple[Judged, ExactGradient]:
     """The verdict on one gradient, and the reference as refined as it took."""
 
     def limits(exact: ExactGradient) -> Limits:
-        return tolerance.limits(exact.values, stable_bound(exact, flush=flush))
+        return how.tolerance.limits(exact.values, stable_bound(exact, flush=how.flush))
 
-    bound, comparison = stable_bound(exact, flush=flush), Comparison(exact, gradient)
-    decision = decide(comparison, tolerance.limits(exact.values, bound))
+    bound, comparison = stable_bound(exact, flush=how.flush), Comparison(exact, gradient)
+    decision = decide(comparison, how.tolerance.limits(exact.values, bound))
     sufficient = None
     if not isinstance(exact, Reference):
         pass  # frozen values are as sharp as they will be
@@ -187,20 +219,20 @@ def _judge_one(
         decision, sharper = _sharpen(problem, gradient, exact, limits, decision)
         if sharper is not exact:
             exact, comparison = sharper, Comparison(sharper, gradient)
-            bound = stable_bound(exact, flush=flush)
+            bound = stable_bound(exact, flush=how.flush)
     elif verdict_of(decision) is Verdict.INCONCLUSIVE:
         sufficient = _sufficient(problem, gradient, exact, limits)
-    if top:
-        named = decide(comparison, tolerance.limits(exact.values, bound), top=top).top
+    if how.top:
+        named = decide(comparison, how.tolerance.limits(exact.values, bound), top=how.top).top
         decision = dataclasses.replace(decision, top=named)
     outcome = Judged(
         verdict=verdict_of(decision),
-        measures=measure_gradient(problem, exact, comparison, bound, flush=flush),
+        measures=measure_gradient(problem, exact, comparison, bound, flush=how.flush),
         decision=decision,
         reference=_facts(exact) if isinstance(exact, Reference) else None,
         loss=_loss(problem, exact) if isinstance(exact, Reference) else None,
         sufficient=sufficient,
-        profile=profile(problem, comparison, bound),
+        profile=profile(problem, comparison, bound) if how.profiled else Profile(),
     )
     return outcome, exact
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def visible(text: str) -> str:
@@ -14,6 +14,16 @@ def visible(text: str) -> str:
 class GradcheckError(Exception):
     """Base of everything that the user can cause and mend: one sentence, no traceback, exit code 2."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # from a worker process it comes as its sentence: what it was made of need not be there
+        return _again, (type(self), str(self), self.__dict__)
+
+
+def _again(kind: type[GradcheckError], sentence: str, fields: dict[str, object]) -> GradcheckError:
+    error = kind.__new__(kind, sentence)
+    error.__dict__.update(fields)
+    return error
+
 
 class UsageError(GradcheckError):
     """An option or an argument that cannot be understood, or that contradicts another."""
@@ -21,6 +31,22 @@ class UsageError(GradcheckError):
 
 class InputError(GradcheckError):
     """A file, or data in it, that cannot be checked."""
+
+
+class RowError(InputError):
+    """Data of one row that cannot be checked.
+
+    Args:
+        text: says what is wrong, with {row} for the row's number.
+    """
+
+    def __init__(self, text: str, row: int) -> None:
+        super().__init__(text.replace("{row}", str(row)))
+        self._text, self._row = text, row
+
+    def numbered(self, numbers: Sequence[int]) -> RowError:
+        """The same, where the row has another number in the input."""
+        return RowError(self._text, int(numbers[self._row]))
 
 
 class UnknownNameError(UsageError):
@@ -52,3 +78,7 @@ class MissingExtraError(GradcheckError):
 
 class CrashedError(GradcheckError):
     """The user's own code failed; becomes a crashed result where it was called as a candidate."""
+
+
+class WorkersError(GradcheckError):
+    """Worker processes that die whatever is done."""

@@ -146,6 +146,10 @@ class Format:
     def __str__(self) -> str:
         return self.name
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # a format is one of the table's rows, in a worker process too
+        return named, (self.name,)
+
 
 FORMATS: dict[str, Format] = {
     row.name: row

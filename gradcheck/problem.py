@@ -16,6 +16,7 @@ import dataclasses
 import enum
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -25,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradcheck import formats
-from gradcheck.exceptions import InputError
+from gradcheck.exceptions import InputError, RowError
 from gradcheck.formats import Array, Float64, Format, Int64
+from gradcheck.stored import Rows
 
 _HEAVIEST = 1e290
 """Label weight of a row, with its scale, past which products with it overflow."""
@@ -285,21 +287,6 @@ class Terms:
             q *= self.weight
         return q if self.mask is None else np.where(self.mask, q, 0.0)
 
-    def take(self, rows: Int64) -> Terms:
-        """The same loss, of which only some rows are looked at: their share of a mean does not change."""
-        numbers = rows.tolist()
-        return dataclasses.replace(
-            self,
-            logits=self.logits[rows],
-            hard=None if self.hard is None else self.hard[rows],
-            soft=None if self.soft is None else self.soft[rows],
-            kept=self.kept[rows],
-            mask=None if self.mask is None else self.mask[rows],
-            keep=tuple(self.keep[n] for n in numbers),
-            spread=tuple(self.spread[n] for n in numbers),
-            upstream=tuple(self.upstream[n] for n in numbers),
-        )
-
     def row(self, n: int) -> Row:
         """Row `n`; its logits must be defined."""
         sign = -1 if self.upstream[n] < 0 else 1
@@ -368,6 +355,23 @@ class Terms:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Whole:
+    """What rows have from the problem that they are a part of: their share of its mean is that of the whole.
+
+    Attributes:
+        divisor, empty, zeta: as its terms have them.
+        rows: how many it has.
+        numbers: which of them these are, (N,).
+    """
+
+    divisor: Fraction | None
+    empty: float
+    zeta: Fraction
+    rows: int
+    numbers: Int64
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
     """Logits, labels, loss options and format.
 
@@ -387,25 +391,8 @@ class Problem:
 
     def __post_init__(self) -> None:
         logits, labels = self.logits, self.labels
-        if logits.dtype != self.format.dtype:
-            raise InputError(f"logits are {logits.dtype}, the problem is {self.format.name}")
-        if logits.ndim != 2 or 0 in logits.shape:
-            raise InputError(f"logits have shape {logits.shape}; expected (rows, classes), neither of them 0")
-        if labels.shape == logits.shape[:1]:
-            if labels.dtype != np.int64:
-                raise InputError(
-                    f"labels of shape {labels.shape} name classes and must be integers, not {labels.dtype}"
-                )
-        elif labels.shape != logits.shape:
-            raise InputError(
-                f"labels have shape {labels.shape}; logits of shape {logits.shape} need {logits.shape[:1]} "
-                f"(a class for each row) or {logits.shape} (soft labels)"
-            )
-        elif labels.dtype != self.format.dtype:
-            raise InputError(f"soft labels are {labels.dtype}, the problem is {self.format.name}")
-        names = [option.name for option in self.loss]
-        if len(set(names)) != len(names):
-            raise InputError(f"a loss option is given twice: {', '.join(names)}")
+        check_shapes(logits, labels, self.format)
+        check_names(self.loss)
         for name, array in (("logits", logits), ("labels", labels)):
             view = array.view()  # the caller's own array stays writeable
             view.flags.writeable = False
@@ -415,17 +402,31 @@ class Problem:
     @cached_property
     def digest(self) -> str:
         """Tells this problem from others: over logits, labels, loss and format."""
-        described = [self.format.name, *sorted(f"{option.name}={option.in_full}" for option in self.loss)]
-        found = hashlib.sha256("\n".join([*described, str(self.logits.shape)]).encode())
+        found = hashlib.sha256(described(self.format, self.loss, self.logits.shape))
         for array in (self.logits, self.labels):
             found.update(np.ascontiguousarray(array).tobytes())
         return found.hexdigest()[:32]
 
+    @cached_property
+    def whole(self) -> Whole:
+        """What the rows are a part of: this problem itself, unless it was cut from another."""
+        terms, rows = self.terms, self.rows
+        return Whole(divisor=terms.divisor, empty=terms.empty, zeta=terms.zeta, rows=rows, numbers=np.arange(rows))
+
     def take(self, rows: Int64) -> Problem:
         """Some rows of the problem, by number; under a mean each keeps its share of the whole."""
-        part = self.alone(rows)
-        part.__dict__["terms"] = self.terms.take(rows)
+        return self.alone(rows).within(self._whole_of(rows))
+
+    def within(self, whole: Whole) -> Problem:
+        """These rows as a part of a whole."""
+        terms = self.terms
+        part = dataclasses.replace(self)
+        part.__dict__["whole"] = whole
+        part.__dict__["terms"] = dataclasses.replace(terms, divisor=whole.divisor, empty=whole.empty, zeta=whole.zeta)
         return part
+
+    def _whole_of(self, rows: Int64) -> Whole:
+        return dataclasses.replace(self.whole, numbers=self.whole.numbers[rows])
 
     def alone(self, rows: Int64) -> Problem:
         """Some rows as a problem of their own: a mean is theirs."""
@@ -442,16 +443,12 @@ class Problem:
             place[classes] = np.arange(self.classes)
             inside = (labels >= 0) & (labels < self.classes)
             labels = np.where(inside, place[np.where(inside, labels, 0)], labels)
-        found = dataclasses.replace(
+        return dataclasses.replace(
             self,
             logits=np.ascontiguousarray(self.logits[rows][:, classes]),
             labels=np.ascontiguousarray(labels),
             loss=tuple(option.take(rows).reordered(classes) for option in self.loss),
-        )
-        # of a part, the share of the whole's mean
-        terms = dataclasses.replace(found.terms, divisor=self.terms.divisor, zeta=self.terms.zeta)
-        found.__dict__["terms"] = terms
-        return found
+        ).within(self._whole_of(rows))
 
     @cached_property
     def share(self) -> Fraction:
@@ -476,24 +473,8 @@ class Problem:
     @cached_property
     def terms(self) -> Terms:
         """The loss in canonical terms; labels of ignored rows are 0."""
-        is_hard = self.labels.ndim == 1
-        terms = Terms(
-            logits=self.logits,
-            hard=self.labels if is_hard else None,
-            soft=None if is_hard else self.labels.astype(np.float64),
-            kept=np.ones(self.rows, dtype=np.bool_),
-            keep=(Fraction(1),) * self.rows,
-            spread=(Fraction(0),) * self.rows,
-            upstream=(Fraction(1),) * self.rows,
-        )
-        in_order = sorted(self.loss, key=lambda option: option.stage)
-        for option in in_order:
-            if option.stage <= Stage.ROWS:
-                terms = option.fold(terms)
-        _check_labels(terms)  # what follows reads them
-        for option in in_order:
-            if option.stage > Stage.ROWS:
-                terms = option.fold(terms)
+        terms = folded(self.logits, self.labels, self.loss)
+        _check_soft_labels(terms)
         _check_sizes(terms)
         return terms
 
@@ -510,6 +491,72 @@ class Problem:
     def distinct(self) -> tuple[Row | None, ...]:
         """Each row in canonical terms; None where it is ignored or undefined."""
         return tuple(self.terms.row(n) if status == RowStatus.JUDGED else None for n, status in enumerate(self.status))
+
+
+def check_names(loss: Sequence[LossOption]) -> None:
+    """That there is at most one option of a name.
+
+    Raises:
+        InputError: where there are more.
+    """
+    names = [option.name for option in loss]
+    if len(set(names)) != len(names):
+        raise InputError(f"a loss option is given twice: {', '.join(names)}")
+
+
+def described(fmt: Format, loss: Sequence[LossOption], shape: tuple[int, ...]) -> bytes:
+    """What tells problems apart beside their arrays."""
+    return "\n".join([fmt.name, *sorted(f"{option.name}={option.in_full}" for option in loss), str(shape)]).encode()
+
+
+def check_shapes(logits: Rows, labels: Rows, fmt: Format) -> None:
+    """That these are logits (N, k), and labels (N,) or (N, k).
+
+    Raises:
+        InputError: where they are not.
+    """
+    if logits.dtype != fmt.dtype:
+        raise InputError(f"logits are {logits.dtype}, the problem is {fmt.name}")
+    if logits.ndim != 2 or 0 in logits.shape:
+        raise InputError(f"logits have shape {logits.shape}; expected (rows, classes), neither of them 0")
+    if labels.shape == logits.shape[:1]:
+        if labels.dtype != np.int64:
+            raise InputError(f"labels of shape {labels.shape} name classes and must be integers, not {labels.dtype}")
+    elif labels.shape != logits.shape:
+        raise InputError(
+            f"labels have shape {labels.shape}; logits of shape {logits.shape} need {logits.shape[:1]} "
+            f"(a class for each row) or {logits.shape} (soft labels)"
+        )
+    elif labels.dtype != fmt.dtype:
+        raise InputError(f"soft labels are {labels.dtype}, the problem is {fmt.name}")
+
+
+def folded(logits: Array, labels: Array, loss: Sequence[LossOption]) -> Terms:
+    """The terms of a loss; labels of ignored rows are 0.
+
+    Raises:
+        InputError: where labels or options do not apply.
+    """
+    is_hard = labels.ndim == 1
+    rows = len(logits)
+    terms = Terms(
+        logits=logits,
+        hard=labels if is_hard else None,
+        soft=None if is_hard else labels.astype(np.float64, copy=False),
+        kept=np.ones(rows, dtype=np.bool_),
+        keep=(Fraction(1),) * rows,
+        spread=(Fraction(0),) * rows,
+        upstream=(Fraction(1),) * rows,
+    )
+    in_order = sorted(loss, key=lambda option: option.stage)
+    for option in in_order:
+        if option.stage <= Stage.ROWS:
+            terms = option.fold(terms)
+    _check_hard_labels(terms)  # what follows reads them
+    for option in in_order:
+        if option.stage > Stage.ROWS:
+            terms = option.fold(terms)
+    return terms
 
 
 _FEW = 2**12
@@ -532,7 +579,7 @@ def _distinct(logits: Array) -> tuple[Float64, Int64, Int64]:
     return values, place_of.take(bits), np.bincount(place, found[patterns]).astype(np.int64)
 
 
-def _check_labels(terms: Terms) -> None:
+def _check_hard_labels(terms: Terms) -> None:
     classes = terms.logits.shape[1]
     if terms.hard is not None:
         bad = np.flatnonzero(terms.kept & ((terms.hard < 0) | (terms.hard >= classes)))
@@ -540,13 +587,16 @@ def _check_labels(terms: Terms) -> None:
             row, label = int(bad[0]), int(terms.hard[bad[0]])
             hint = f"; rows to leave out need --loss ignore_index={label}" if label < 0 else ""
             more = f" ({bad.size} rows have such a label)" if bad.size > 1 else ""
-            raise InputError(f"label {label} of row {row} is outside 0…{classes - 1}{more}{hint}")
-    elif terms.soft is not None:
+            raise RowError(f"label {label} of row {{row}} is outside 0…{classes - 1}{more}{hint}", row)
+
+
+def _check_soft_labels(terms: Terms) -> None:
+    if terms.soft is not None:
         places = np.argwhere(~(np.isfinite(terms.soft) & (terms.soft >= 0)))
         if places.size:
             row, cls = (int(i) for i in places[0])
-            raise InputError(
-                f"soft label {terms.soft[row, cls]:g} of row {row}, class {cls} is not a finite number >= 0"
+            raise RowError(
+                f"soft label {terms.soft[row, cls]:g} of row {{row}}, class {cls} is not a finite number >= 0", row
             )
 
 
@@ -556,7 +606,7 @@ def _check_sizes(terms: Terms) -> None:
         if terms.soft is not None and not terms.undefined:
             heavy = np.flatnonzero(terms.soft.sum(axis=1) > _HEAVIEST)
             if heavy.size:
-                raise InputError(f"soft labels of row {int(heavy[0])} sum to more than {_HEAVIEST:g}")
+                raise RowError(f"soft labels of row {{row}} sum to more than {_HEAVIEST:g}", int(heavy[0]))
         plain = terms.temperature == 1 and not terms.zeta
         if plain and terms.weight is None and all(factor == 1 for factor in terms.upstream):
             return
@@ -566,11 +616,13 @@ def _check_sizes(terms: Terms) -> None:
             far = np.flatnonzero((largest / float(terms.temperature) > _FARTHEST) & terms.kept)
             if far.size and terms.temperature != 1:
                 row = int(far[0])
-                raise InputError(f"a logit of row {row}, {largest[row]:g}, overflows when divided by the temperature")
+                raise RowError(
+                    f"a logit of row {{row}}, {largest[row]:g}, overflows when divided by the temperature", row
+                )
             square = np.flatnonzero((largest / float(terms.temperature) > _FARTHEST_SQUARE) & terms.kept)
             if square.size and terms.zeta:
                 row = int(square[0])
-                raise InputError(f"a logit of row {row}, {largest[row]:g}, overflows when the z-loss squares it")
+                raise RowError(f"a logit of row {{row}}, {largest[row]:g}, overflows when the z-loss squares it", row)
         heaviest = 1.0 if terms.soft is None else float(terms.soft.sum(axis=1).max())
         heaviest *= 1.0 if terms.weight is None else float(terms.weight.max())
         reach = largest if terms.softcap is None else float(terms.softcap)
@@ -580,6 +632,7 @@ def _check_sizes(terms: Terms) -> None:
         sizes = heaviest * np.maximum(above, 1) / min(1.0, float(terms.temperature), float(terms.divisor or 1))
         heavy = np.flatnonzero(~(sizes <= _HEAVIEST) & terms.kept)
         if heavy.size:
-            raise InputError(
-                f"labels, weights, z-loss and upstream of row {int(heavy[0])} multiply to more than {_HEAVIEST:g}"
+            raise RowError(
+                f"labels, weights, z-loss and upstream of row {{row}} multiply to more than {_HEAVIEST:g}",
+                int(heavy[0]),
             )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +90,31 @@ def profile(problem: Problem, comparison: Comparison, bound: Float64) -> Profile
         for row, cls in (divmod(int(place), ulps.shape[1]) for place in places[first])
     ]
     return Profile(points=tuple(points), histogram=_histogram(ulps[judged]))
+
+
+def moved(found: Profile, first: int) -> Profile:
+    """The profile of rows whose first is row `first` of a whole."""
+    points = tuple(dataclasses.replace(point, row=point.row + first) for point in found.points)
+    return dataclasses.replace(found, points=points)
+
+
+def merged(parts: Sequence[Profile]) -> Profile:
+    """The profile of parts together, in slices of their widest distance.
+
+    A part has told the worst of its own slices alone: one that lies across two of the whole's fills only one of them.
+    """
+    widest = max((point.gap for part in parts for point in part.points), default=0.0)
+    worst: dict[tuple[bool, int], Point] = {}
+    for point in (point for part in parts for point in part.points):
+        place = (point.true, min(int(point.gap / (widest or 1.0) * _SLICES), _SLICES - 1))
+        if place not in worst or point.ulp > worst[place].ulp:
+            worst[place] = point
+    counts: Counter[int | None] = Counter()
+    for part in parts:
+        counts.update(dict(part.histogram))
+    finite = sorted((power, n) for power, n in counts.items() if power is not None)
+    beyond = [(None, counts[None])] if None in counts else []
+    return Profile(points=tuple(worst[place] for place in sorted(worst)), histogram=(*finite, *beyond))
 
 
 def _histogram(ulps: Float64) -> tuple[tuple[int | None, int], ...]:

@@ -244,6 +244,7 @@ class Result:
         step: where a step of the derivation was checked, not a gradient.
         known: whether a baseline holds the same, or worse.
         digest: tells problems apart: over logits, labels, loss and format.
+        unreached: rows that were left when the run was interrupted.
     """
 
     case: str
@@ -260,6 +261,7 @@ class Result:
     step: StepFacts | None = None
     known: bool = False
     digest: str = ""
+    unreached: int = 0
 
     def row_number(self, row: int) -> int:
         """The number that a checked row has in the input."""

@@ -111,13 +111,11 @@ class _Trial:
         results = checking.check(
             problem,
             [one.candidate for one in chosen],
+            checking.How(
+                tolerance=tolerances.parse(rule), settings=exact.settings, flush=flush, repeat=_RUNS, diagnosed=False
+            ),
             case=case,
-            tolerance=tolerances.parse(rule),
-            settings=exact.settings,
-            frozen=lambda fmt: exact,
-            flush=flush,
-            repeat=_RUNS,
-            diagnosed=False,
+            exactly=lambda *_: exact,
         )
         for result in results:
             self._found[result.candidate, case, rule] = result.outcome

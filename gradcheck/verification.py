@@ -79,8 +79,7 @@ def verify(
     yield from checking.check(
         fixture.problem,
         tried,
+        checking.How(tolerance=rule, settings=Settings()),
         case=fixture.title,
-        tolerance=rule,
-        settings=Settings(),
-        frozen=fixture.frozen,
+        exactly=lambda _, fmt: fixture.frozen(fmt),
     )

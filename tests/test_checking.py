@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gradcheck import candidates, catalogue, tolerances
-from gradcheck.checking import check
+from gradcheck.checking import How, check
 from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.exceptions import InputError
 from gradcheck.formats import named
@@ -26,10 +26,8 @@ def judged(problem: Problem, gradient: Any, tolerance: str = "stable", **options
     (result,) = check(
         problem,
         [candidates.computed("planted", answer)],
+        How(tolerance=tolerances.parse(tolerance), settings=settings, **options),
         case="case",
-        tolerance=tolerances.parse(tolerance),
-        settings=settings,
-        **options,
     )
     return result
 

@@ -11,7 +11,7 @@ import pytest
 
 import gradcheck
 from gradcheck import candidates, observing, reference
-from gradcheck.checking import check
+from gradcheck.checking import How, check
 from gradcheck.exact import to_fraction
 from gradcheck.formats import Array
 from gradcheck.problem import Problem
@@ -200,7 +200,7 @@ def test_built_in_forms_and_files_are_not_asked_again() -> None:
 
     problem = make_problem(LOGITS, LABELS, "float32")
     (result,) = check(
-        problem, [candidates.computed("x", counted)], case="x", tolerance=Stable(), settings=Settings(), repeat=5
+        problem, [candidates.computed("x", counted)], How(tolerance=Stable(), settings=Settings(), repeat=5), case="x"
     )
     assert result.verdict is Verdict.PASS
     assert len(asked) == 1

@@ -7,20 +7,23 @@ adapts a package that need not be installed; that, and code of the user's own, r
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gradcheck import plugins
 from gradcheck.candidates import _function, _piece, frameworks
 from gradcheck.candidates._answers import Answer, Question, array_of, as_request, from_answer
 from gradcheck.candidates._command import Command
-from gradcheck.exceptions import MissingExtraError, UsageError
-from gradcheck.formats import Array, Int64
+from gradcheck.exceptions import CrashedError, MissingExtraError, UsageError
+from gradcheck.formats import Array
 from gradcheck.functions import TIMEOUT, Function
 from gradcheck.problem import Problem
 from gradcheck.processes import Process
+from gradcheck.stored import Rows, rows_of
 
 __all__ = [
     "DEFAULT",
@@ -34,7 +37,6 @@ __all__ = [
     "names",
     "of_command",
     "of_function",
-    "part",
     "piece",
     "story",
     "summary",
@@ -72,6 +74,13 @@ class Candidate:
     name: str
     answer: Callable[[Problem], Answer]
     watched: bool = False
+    again: Callable[[], Candidate] | None = field(default=None, compare=False, repr=False)
+    """Makes it in another process; None where it cannot leave this one."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        if self.again is None:
+            raise TypeError(f"{self.name} cannot leave the process that it was made in")
+        return self.again, ()
 
     def gradient(self, problem: Problem) -> Array:
         """The gradient alone."""
@@ -90,6 +99,16 @@ def load(name: str, running: Running = Running()) -> Candidate:
         UsageError: where there is none.
         MissingExtraError: where its package is not installed.
     """
+    return dataclasses.replace(_load(name, running), again=functools.partial(_kept, name, running))
+
+
+@functools.cache
+def _kept(name: str, running: Running) -> Candidate:
+    # a worker process keeps one child for all its tasks
+    return load(name, running)
+
+
+def _load(name: str, running: Running) -> Candidate:
     framework, colon, target = name.partition(":")
     if framework in plugins.names(frameworks):
         if colon and ":" not in target:
@@ -146,7 +165,8 @@ def piece(name: str, running: Running) -> Function:
 def of_command(template: str, *, suffix: str, running: Running, gradient_dtype: str | None) -> Candidate:
     """A program; see `candidates._command`."""
     command = Command(template, suffix=suffix, timeout=running.timeout, gradient_dtype=gradient_dtype)
-    return Candidate(name=template, answer=command.answer, watched=True)
+    again = functools.partial(of_command, template, suffix=suffix, running=running, gradient_dtype=gradient_dtype)
+    return Candidate(name=template, answer=command.answer, watched=True, again=again)
 
 
 def computed(name: str, gradient: Callable[[Problem], Array]) -> Candidate:
@@ -154,11 +174,13 @@ def computed(name: str, gradient: Callable[[Problem], Array]) -> Candidate:
     return Candidate(name=name, answer=lambda problem: Answer(gradient=gradient(problem)))
 
 
-def given(name: str, gradient: Array) -> Candidate:
-    """A gradient that was computed elsewhere, (N, k)."""
-    return computed(name, lambda _: gradient)
+def given(name: str, gradient: Rows) -> Candidate:
+    """A gradient that was computed elsewhere, (N, k): that of the input, of which a problem may be a part."""
 
+    def answer(problem: Problem) -> Answer:
+        shape = (problem.whole.rows, problem.classes)
+        if gradient.shape != shape:
+            raise CrashedError(f"the gradient has shape {gradient.shape}, the logits {shape}")
+        return Answer(gradient=rows_of(gradient, problem.whole.numbers))
 
-def part(candidate: Candidate, rows: Int64) -> Candidate:
-    """A gradient for a whole input, of which only some rows are asked."""
-    return computed(candidate.name, lambda problem: candidate.gradient(problem)[rows])
+    return Candidate(name=name, answer=answer, again=functools.partial(given, name, gradient))

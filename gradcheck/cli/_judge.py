@@ -3,53 +3,54 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from gradcheck import candidates, checking, files, formats, tolerances
+from gradcheck import candidates, files, formats, tolerances
 from gradcheck.candidates import Candidate
+from gradcheck.checking import How
 from gradcheck.cli._options import Judging, Rule
 from gradcheck.exact import positive, whole
 from gradcheck.exceptions import UnknownNameError, UsageError
-from gradcheck.problem import Problem
 from gradcheck.reference import Settings
-from gradcheck.results import Result
+from gradcheck.workers import ALONE, Team, Workers
 
 
-class Judge:
-    """The options, read once; every problem is then judged alike.
+def how_of(judging: Judging) -> How:
+    """By what is judged, and how closely.
 
     Raises:
         UsageError: where an option cannot be understood.
     """
-
-    def __init__(self, judging: Judging) -> None:
-        self._flush, self._repeat, self._top = judging.ftz, judging.repeat, judging.top
-        self._tolerance = tolerances.parse(judging.tolerance)
-        self._format = formats.named(judging.gradient_dtype) if judging.gradient_dtype else None
-        self._settings = Settings(
+    return How(
+        tolerance=tolerances.parse(judging.tolerance),
+        settings=Settings(
             digits=digits_of(judging),
             step_log2=step_log2_of(judging),
             order=judging.order,
             method=judging.method,
             engine=judging.engine,
-        )
+        ),
+        gradient_format=formats.named(judging.gradient_dtype) if judging.gradient_dtype else None,
+        flush=judging.ftz,
+        repeat=judging.repeat,
+        top=judging.top,
+    )
 
-    def results(
-        self, problem: Problem, chosen: list[Candidate], case: str, on_row: Callable[[], None] = lambda: None
-    ) -> Iterator[Result]:
-        """One result for each candidate."""
-        return checking.check(
-            problem,
-            chosen,
-            case=case,
-            tolerance=self._tolerance,
-            settings=self._settings,
-            gradient_format=self._format,
-            flush=self._flush,
-            repeat=self._repeat,
-            top=self._top,
-            on_row=on_row,
-        )
+
+@contextmanager
+def team_of(judging: Judging, notes: list[str]) -> Iterator[Team]:
+    """Who does the work, for as long as it takes; what became of workers that died is noted."""
+    if judging.jobs == 1:
+        yield ALONE
+        return
+    with Workers(judging.jobs) as team:
+        try:
+            yield team
+        finally:
+            if team.lost:
+                died = "a worker process was killed" if team.lost == 1 else f"worker processes died {team.lost} times"
+                notes.append(f"{died}; what was under way was done again")
 
 
 def candidates_of(judging: Judging) -> list[Candidate]:

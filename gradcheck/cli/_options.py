@@ -168,6 +168,15 @@ class Judging(Rule):
         int,
         typer.Option(help="Name the N worst components of each result.", rich_help_panel=_JUDGED, metavar="N", min=0),
     ] = 0
+    jobs: Annotated[
+        int,
+        typer.Option(
+            help="Processes that share the work; the results do not depend on how many there are.",
+            rich_help_panel=_JUDGED,
+            metavar="N",
+            min=1,
+        ),
+    ] = 1
     gradient_dtype: Annotated[
         str | None,
         typer.Option(

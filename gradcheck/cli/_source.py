@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from gradcheck import candidates, catalogue, distributions, files, formats, losses
+from gradcheck.batch import Batch
 from gradcheck.candidates import Candidate
 from gradcheck.cli._options import Source
 from gradcheck.exact import Texts, whole
-from gradcheck.exceptions import InputError, UsageError
+from gradcheck.exceptions import InputError, RowError, UsageError
 from gradcheck.formats import Array, Format, Int64
 from gradcheck.problem import Problem
 
 
 def load(
     logits: str | None, source: Source, gradient_dtype: str | None, *, seeded: bool = False
-) -> tuple[str, Problem, list[Candidate], list[str]]:
-    """The problem's name, the problem, the gradients that came with it, and notes on both.
+) -> tuple[str, Batch, list[Candidate], list[str]]:
+    """Its name, logits and labels with their loss, the gradients that came with them, and notes on all of it.
 
     Args:
         seeded: whether --seed is used for something else, too.
@@ -79,14 +81,18 @@ def load(
         options = (*options, losses.of_array("weight", others["weight"]))
         notes.append("the file's array 'weight' holds class weights, and is taken as --loss weight=@weight")
     try:
-        problem = Problem(logits=array, labels=labels, format=fmt, loss=options)
+        batch = Batch(logits=array, labels=labels, format=fmt, loss=options)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     gradients = [] if gradient is None else [candidates.given("gradient in the file", gradient)]
     if source.gradient is not None:
         found = files.load_gradient(source.gradient, layout, gradient_dtype, fmt)
         gradients.append(candidates.given(source.gradient, found))
-    return name, problem, gradients, notes
+    rows = _chosen(source, batch.rows)
+    if rows is not None:
+        batch = batch.take(rows)
+        notes.append(f"{len(rows)} of the input's rows were checked; row numbers are the input's")
+    return name, batch, gradients, notes
 
 
 def load_each(
@@ -101,12 +107,12 @@ def load_each(
     left = [case.name for case, one in zip(selected, one_by_one, strict=False) if one not in held]
     said = [f"left out, because their logits do not fit into the format: {', '.join(left)}"] if left else []
     for one in held:
-        name, problem, _, notes = load(logits, one, None, seeded=seeded)
+        name, batch, _, notes = load(logits, one, None, seeded=seeded)
         notes, said = [*said, *notes], []
-        rows = chosen_rows(one, problem)
-        if rows is not None:
-            notes.append(part_note(rows))
-        yield name, problem, rows, notes
+        whole = dataclasses.replace(batch, chosen=None)
+        with naming(name):
+            problem = whole.problem(whole.numbers(slice(None)))
+        yield name, problem, batch.chosen, notes
 
 
 def _held(source: Source) -> bool:
@@ -115,9 +121,13 @@ def _held(source: Source) -> bool:
     return case.problem(formats.named(source.dtype or "float32")) is not None
 
 
-def part_note(rows: Int64) -> str:
-    """What a report says where only some rows were checked."""
-    return f"{len(rows)} of the input's rows were checked; row numbers are the input's"
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Puts the input's name before what is wrong with one of its rows, which is found when the row is read."""
+    try:
+        yield
+    except RowError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def _exclusive(logits: str | None, source: Source, *, seeded: bool) -> None:
@@ -165,9 +175,9 @@ def _count(rows: str | None) -> int | None:
         raise UsageError(f"--rows with --generate is a whole number, not '{rows}'") from None
 
 
-def chosen_rows(source: Source, problem: Problem) -> Int64 | None:
+def _chosen(source: Source, count: int) -> Int64 | None:
     """The numbers of the rows to check, or None for all."""
-    rows = np.arange(problem.rows)
+    rows = np.arange(count)
     if source.rows is not None and source.generate is None:
         first, colon, last = source.rows.partition(":")
         try:
@@ -178,7 +188,7 @@ def chosen_rows(source: Source, problem: Problem) -> Int64 | None:
             raise UsageError(f"--rows should read A:B, not '{source.rows}'")
         rows = rows[slice(*bounds)]
         if not rows.size:
-            raise UsageError(f"--rows {source.rows} leaves none of the {problem.rows} rows")
+            raise UsageError(f"--rows {source.rows} leaves none of the {count} rows")
     if source.sample is not None and source.sample < len(rows):
         rows = np.sort(np.random.default_rng(source.seed or 0).choice(rows, size=source.sample, replace=False))
-    return rows if len(rows) < problem.rows else None
+    return rows if len(rows) < count else None

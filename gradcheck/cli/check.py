@@ -23,35 +23,28 @@ def command(
     reporting: _options.Reporting,
 ) -> None:
     """Check candidates on logits from a file: .npy .npz .csv .tsv .json .jsonl."""
-    from gradcheck import candidates
+    from gradcheck import candidates, streaming
     from gradcheck.cli import _source
-    from gradcheck.cli._judge import Judge, candidates_of
+    from gradcheck.cli._judge import candidates_of, how_of, team_of
 
-    judge, chosen = Judge(judging), candidates_of(judging)
-    name, problem, gradients, notes = _source.load(logits, source, judging.gradient_dtype)
+    how, chosen = how_of(judging), candidates_of(judging)
+    name, batch, gradients, notes = _source.load(logits, source, judging.gradient_dtype)
     chosen += gradients or ([] if chosen else [candidates.load(candidates.DEFAULT)])
-    rows = _source.chosen_rows(source, problem)
-    numbers = None
-    if rows is not None:
-        problem, numbers = problem.take(rows), tuple(rows.tolist())
-        chosen = [candidates.part(one, rows) if one in gradients else one for one in chosen]
-        notes.append(_source.part_note(rows))
 
     def results() -> Iterator[Result]:
-        with _run.Ticker(problem.rows, reporting) as tick:
-            for result in judge.results(problem, chosen, name, tick):
-                again = _again(logits, source, judging, result.candidate)
-                yield dataclasses.replace(result, row_numbers=numbers, again=again)
+        with _run.Ticker(batch.rows, reporting) as tick, team_of(judging, notes) as team, _source.naming(name):
+            for result in streaming.check(batch, chosen, how, case=name, team=team, on_row=tick):
+                yield dataclasses.replace(result, again=_again(logits, source, judging, result.candidate))
 
     described = {"logits": logits} | dataclasses.asdict(source) | dataclasses.asdict(judging)
-    _run.finish(results(), described, reporting, tuple(notes))
+    _run.finish(results(), described, reporting, notes)
 
 
 def _again(logits: str | None, source: _options.Source, judging: _options.Judging, candidate: str) -> str:
     if logits == "-":
         return ""  # standard input is not there again
     words = ["check", *_options.path(logits), *_options.arguments(source)]
-    words += _options.arguments(judging, without=("candidate", "command"))
+    words += _options.arguments(judging, without=("candidate", "command", "jobs"))
     if candidate != source.gradient and candidate != "gradient in the file":
         words += _options.naming(judging, candidate)
     return _options.command_line(words)

@@ -133,10 +133,9 @@ def _case(case: Case) -> str:
         for result in checking.check(
             one,
             built_in,
+            checking.How(tolerance=tolerances.Stable(), settings=reference.Settings()),
             case=case.name,
-            tolerance=tolerances.Stable(),
-            settings=reference.Settings(),
-            frozen=lambda fmt: exact[fmt.name],
+            exactly=lambda _, fmt: exact[fmt.name],
         )
     ]
     shows = [one for one in mistakes.mistakes().values() if any(sign.case == case.name for sign in one.signs)]

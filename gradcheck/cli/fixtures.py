@@ -194,10 +194,10 @@ def _worst_row(report: dict[str, Any], result: dict[str, Any]) -> Recorded:
         dtype=result["dtype"],
         loss=[f"{key}={value}" for key, value in result["loss"].items()] or None,
     )
-    _, problem, _, _ = _source.load(None if in_catalogue or source.generate else case, source, None)
-    if not 0 <= row < problem.rows:
+    _, batch, _, _ = _source.load(None if in_catalogue or source.generate else case, source, None)
+    if not 0 <= row < batch.rows:
         raise ValueError(f"there is no row {row}")
-    one = problem.alone(np.array([row]))
+    one = batch.problem(np.array([row])).alone(np.array([0]))
     plain = tuple(option for option in one.loss if option.name not in ("reduction", "axis"))
     return Recorded(
         name=f"{case.rpartition('/')[2]}-row-{row}",

@@ -26,26 +26,26 @@ def command(
     reporting: _options.Reporting,
 ) -> None:
     """Check candidates across the catalogue of extreme-logit cases."""
-    from gradcheck import candidates, catalogue, formats
-    from gradcheck.cli._judge import Judge, candidates_of
+    from gradcheck import candidates, catalogue, formats, streaming
+    from gradcheck.cli._judge import candidates_of, how_of, team_of
 
-    judge = Judge(judging)
+    how = how_of(judging)
     chosen = candidates_of(judging) or [candidates.load(candidates.DEFAULT)]
     kinds = [formats.named(name) for name in dict.fromkeys(dtype or ["float32", "float64"])]
-    selected = catalogue.select(selection.case or [], selection.tag or [])
+    selected = [(case, fmt) for case in catalogue.select(selection.case or [], selection.tag or []) for fmt in kinds]
+    notes: list[str] = []
 
     def results() -> Iterator[Result]:
-        with _run.Ticker(len(selected) * len(kinds), reporting) as tick:
-            for one in selected:
-                for fmt in kinds:
-                    problem = one.problem(fmt)
-                    for result in [] if problem is None else judge.results(problem, chosen, one.name):
-                        words = ["check", "--case", one.name, "--dtype", fmt.name]
-                        words += _options.naming(judging, result.candidate)
-                        words += _options.arguments(judging, without=("candidate", "command"))
-                        yield dataclasses.replace(result, again=_options.command_line(words))
-                    tick()
+        made = ((case.name, case.problem(fmt)) for case, fmt in selected)
+        with _run.Ticker(len(selected), reporting) as tick, team_of(judging, notes) as team:
+            for found in streaming.check_each(made, chosen, how, team=team):
+                for result in found:
+                    words = ["check", "--case", result.case, "--dtype", result.format.name]
+                    words += _options.naming(judging, result.candidate)
+                    words += _options.arguments(judging, without=("candidate", "command", "jobs"))
+                    yield dataclasses.replace(result, again=_options.command_line(words))
+                tick()
 
     described = {"dtype": [fmt.name for fmt in kinds]}
     described |= dataclasses.asdict(selection) | dataclasses.asdict(judging)
-    _run.finish(results(), described, reporting)
+    _run.finish(results(), described, reporting, notes)

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gradcheck.exceptions import InputError
+from gradcheck.exceptions import InputError, RowError
 from gradcheck.formats import Format, Int64, named
 from gradcheck.losses._numbers import Numbers, OfNumbers
 from gradcheck.problem import LossOption, Stage, Terms
@@ -51,7 +51,8 @@ class Mask(OfNumbers):
         if terms.hard is not None:
             bad = np.flatnonzero(terms.kept & ~mask[np.arange(terms.rows), terms.hard])
             if bad.size:
-                raise InputError(f"the mask takes out class {int(terms.hard[bad[0]])}, the label of row {int(bad[0])}")
+                label = int(terms.hard[bad[0]])
+                raise RowError(f"the mask takes out class {label}, the label of row {{row}}", int(bad[0]))
         masked = np.where(mask, terms.logits, terms.logits.dtype.type(-np.inf))
         return dataclasses.replace(terms, logits=masked, mask=mask)
 

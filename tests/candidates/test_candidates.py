@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gradcheck import candidates, catalogue, reference, tolerances
-from gradcheck.checking import check
+from gradcheck.checking import How, check
 from gradcheck.exact import to_fraction
 from gradcheck.formats import FORMATS, Format, named
 from gradcheck.metrics import Comparison
@@ -29,9 +29,8 @@ def verdicts(name: str, tolerance: str = "stable") -> dict[tuple[str, str], Verd
                 (result,) = check(
                     problem,
                     [candidates.load(name)],
+                    How(tolerance=tolerances.parse(tolerance), settings=Settings()),
                     case=case.name,
-                    tolerance=tolerances.parse(tolerance),
-                    settings=Settings(),
                 )
                 found[case.name, fmt.name] = result.verdict
     return found
@@ -126,9 +125,8 @@ def test_the_published_row() -> None:
         (result,) = check(
             problem,
             [candidates.load(name)],
+            How(tolerance=tolerances.parse(tolerance), settings=Settings()),
             case="published",
-            tolerance=tolerances.parse(tolerance),
-            settings=Settings(),
         )
         assert result.verdict is verdict, (name, tolerance)
 
@@ -145,9 +143,8 @@ def test_wide_has_nothing_wider_than_float64() -> None:
     (result,) = check(
         make_problem([[0.0, 1.0]], [0]),
         [candidates.load("wide")],
+        How(tolerance=tolerances.parse("stable"), settings=Settings()),
         case="x",
-        tolerance=tolerances.parse("stable"),
-        settings=Settings(),
     )
     assert isinstance(result.outcome, Skipped)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gradcheck import candidates, files, losses, reference
-from gradcheck.checking import check
+from gradcheck.checking import How, check
 from gradcheck.exact import to_fraction
 from gradcheck.exceptions import InputError
 from gradcheck.formats import Array, named
@@ -40,7 +40,7 @@ def test_like_a_library_is_what_the_library_does(run: dict[str, Any]) -> None:
     gradient = np.array(run["gradient"], dtype=np.float64).astype(np.float32 if narrow else np.float64)
     problem = make_problem(given["logits"], given["labels"], "float32" if narrow else "float64", options)
     every = [candidates.given(run["library"], gradient), *map(candidates.load, ("shifted", "compensated"))]
-    found, *own = check(problem, every, case="x", tolerance=tolerance("stable"), settings=Settings())
+    found, *own = check(problem, every, How(tolerance=tolerance("stable"), settings=Settings()), case="x")
     if np.isnan(gradient).all():
         # Σw = 0 under a mean
         assert (problem.status == RowStatus.UNDEFINED).all()
@@ -147,7 +147,7 @@ def test_published_values(name: str) -> None:
     rows = [0.0 if row is None else float(to_fraction(row.loss)) if row.loss != math.inf else math.inf
             for row in exact.rows]  # fmt: skip
     (result,) = check(
-        problem, [candidates.load("shifted")], case=name, tolerance=tolerance("stable"), settings=Settings()
+        problem, [candidates.load("shifted")], How(tolerance=tolerance("stable"), settings=Settings()), case=name
     )
     summed = loss_of(result) if isinstance(result.outcome, Judged) else problem.terms.empty_loss
     loss = np.array(rows) if one.get("reduction") == "none" else np.array(summed)
@@ -169,7 +169,10 @@ def test_what_tensorflow_returns_off_the_simplex_is_caught() -> None:
     theirs = np.array(one["expected"]["grad"]).astype(np.float16)
     problem = published_problem(one)
     (result,) = check(
-        problem, [candidates.given("theirs", theirs)], case="x", tolerance=tolerance("abs:0.1"), settings=Settings()
+        problem,
+        [candidates.given("theirs", theirs)],
+        How(tolerance=tolerance("abs:0.1"), settings=Settings()),
+        case="x",
     )
     assert result.verdict is Verdict.FAIL
 

@@ -12,7 +12,7 @@ import pytest
 
 from gradcheck import candidates, losses, reference
 from gradcheck.candidates import Candidate
-from gradcheck.checking import check
+from gradcheck.checking import How, check
 from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.exceptions import InputError, UnknownNameError, UsageError
 from gradcheck.formats import named
@@ -95,7 +95,7 @@ HAND: list[tuple[str, list[Any], list[list[float]], float]] = [
 
 def results(problem: Problem, chosen: list[Candidate], rule: str = "stable", engine: str = "mpmath") -> list[Result]:
     settings = Settings(engine=engine)
-    return list(check(problem, chosen, case="x", tolerance=tolerance(rule), settings=settings))
+    return list(check(problem, chosen, How(tolerance=tolerance(rule), settings=settings), case="x"))
 
 
 def loss_of(result: Result) -> float:

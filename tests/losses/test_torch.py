@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradcheck import candidates
-from gradcheck.checking import check
+from gradcheck.checking import How, check
 from gradcheck.formats import Array
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import Settings
@@ -80,13 +80,13 @@ def test_every_combination(
     problem = problem_of(drawn, smoothing, reduction)
     theirs = torch_gradient(drawn, soft, smoothing, reduction)
     every = [candidates.given("torch", theirs), *map(candidates.load, ("shifted", "log_softmax", "compensated"))]
-    for result in check(problem, every, case="x", tolerance=tolerance("stable"), settings=Settings()):
+    for result in check(problem, every, How(tolerance=tolerance("stable"), settings=Settings()), case="x"):
         assert result.verdict is Verdict.PASS, (result.candidate, result.outcome)
     # the mistake of one option beside it: half as much again of everything
     wrong = theirs * 1.5
     if np.abs(wrong).max() > 1e-300 and not (problem.status == RowStatus.IGNORED).all():
         (result,) = check(
-            problem, [candidates.given("x", wrong)], case="x", tolerance=tolerance("rel:0.1"), settings=Settings()
+            problem, [candidates.given("x", wrong)], How(tolerance=tolerance("rel:0.1"), settings=Settings()), case="x"
         )
         assert result.verdict is Verdict.FAIL
 
@@ -100,7 +100,7 @@ def test_a_softcap_in_torch() -> None:
     problem = make_problem([[300.0, -300.0]], [1], "float32", ["softcap=30"])
     for rule, verdict in (("stable", Verdict.PASS), ("ulp:4", Verdict.FAIL)):
         (result,) = check(
-            problem, [candidates.given("torch", theirs)], case="x", tolerance=tolerance(rule), settings=Settings()
+            problem, [candidates.given("torch", theirs)], How(tolerance=tolerance(rule), settings=Settings()), case="x"
         )
         assert result.verdict is verdict
 
@@ -112,8 +112,7 @@ def test_a_masked_true_class_under_a_temperature_in_torch() -> None:
     (result,) = check(
         problem,
         [candidates.given("torch", logits.grad.numpy())],
+        How(tolerance=tolerance("stable"), settings=Settings()),
         case="x",
-        tolerance=tolerance("stable"),
-        settings=Settings(),
     )
     assert result.verdict is Verdict.PASS

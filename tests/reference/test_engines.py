@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from gradcheck import candidates, catalogue, reference, tolerances
-from gradcheck.checking import check
+from gradcheck.checking import How, check
 from gradcheck.estimates import estimate
 from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.exceptions import MissingExtraError, UsageError
@@ -268,7 +268,7 @@ def test_labels_equal_to_softmax_end_decided(engine: str) -> None:
 
 def verdict(problem: Problem, settings: Settings, rule: str = "ulp:2") -> Verdict:
     sound = candidates.load("wide")
-    (result,) = check(problem, [sound], case="x", tolerance=tolerances.parse(rule), settings=settings)
+    (result,) = check(problem, [sound], How(tolerance=tolerances.parse(rule), settings=settings), case="x")
     return result.verdict
 
 
@@ -387,9 +387,9 @@ def test_one_ulp_off_a_power_of_two_never_fails_one_ulp(settings: Settings, clas
     gradient[0, 1] = np.nextafter(np.float32(1 / classes), np.float32(1))
     planted = candidates.computed("planted", lambda _: gradient)
     for limit, known in (("ulp:1.5", Verdict.FAIL), ("ulp:2.5", Verdict.INCONCLUSIVE), ("ulp:0.25", Verdict.PASS)):
-        (result,) = check(problem, [planted], case="x", tolerance=tolerances.parse(limit), settings=settings)
+        (result,) = check(problem, [planted], How(tolerance=tolerances.parse(limit), settings=settings), case="x")
         assert result.verdict is not known
-    (result,) = check(problem, [planted], case="x", tolerance=tolerances.parse("ulp:2.5"), settings=settings)
+    (result,) = check(problem, [planted], How(tolerance=tolerances.parse("ulp:2.5"), settings=settings), case="x")
     assert result.verdict is Verdict.PASS
 
 
@@ -434,5 +434,5 @@ def test_heavy_labels_whose_gradient_is_0_are_judged(engine: str) -> None:
         problem = make_problem([[0.0] * 49], [[weight] * 49])
         sound = candidates.load("log_softmax")
         settings = Settings(engine=engine)
-        (result,) = check(problem, [sound], case="x", tolerance=tolerances.parse("stable"), settings=settings)
+        (result,) = check(problem, [sound], How(tolerance=tolerances.parse("stable"), settings=settings), case="x")
         assert result.verdict is Verdict.PASS

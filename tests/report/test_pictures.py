@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gradcheck import candidates, catalogue, report, tolerances
-from gradcheck.checking import check
+from gradcheck.checking import How, check
 from gradcheck.formats import Array, named
 from gradcheck.problem import Problem
 from gradcheck.profiles import Profile
@@ -24,7 +24,7 @@ from tests.conftest import Program, make_problem
 
 def result_of(problem: Problem, gradient: Array) -> Result:
     candidate = candidates.computed("mine", lambda _: gradient)
-    (found,) = check(problem, [candidate], case="case", tolerance=tolerances.parse("stable"), settings=Settings())
+    (found,) = check(problem, [candidate], How(tolerance=tolerances.parse("stable"), settings=Settings()), case="case")
     return found
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gradcheck import candidates, report, text, tolerances
-from gradcheck.checking import check
+from gradcheck.checking import How, check
 from gradcheck.exact import Dyadic
 from gradcheck.formats import named
 from gradcheck.reference import Settings
@@ -50,7 +50,9 @@ def sample() -> Report:
     results = [
         result
         for made, candidate, settings in runs
-        for result in check(made, [candidate], case="case", tolerance=tolerances.parse("stable"), settings=settings)
+        for result in check(
+            made, [candidate], How(tolerance=tolerances.parse("stable"), settings=settings), case="case"
+        )
     ]
     return Report(version="1", settings={"a": 1}, results=tuple(results), notes=("a note",))
 

@@ -1,0 +1,139 @@
+"""Logits and labels of any size, of which a few rows are in memory at a time, and the loss that they go through."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from gradcheck.exceptions import RowError
+from gradcheck.formats import Format, Int64
+from gradcheck.problem import LossOption, Problem, Stage, Terms, Whole, check_names, check_shapes, described, folded
+from gradcheck.stored import Rows, rows_of
+
+_READ = 1 << 20
+"""Components that are read at once where nothing but their bytes is of interest."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """What problems are cut from.
+
+    Attributes:
+        logits: (N, k), in the format's dtype; labels: hard (N,), or soft (N, k) in the format's dtype.
+        loss: the loss options, at most one of a name.
+        chosen: the numbers of the rows to look at, ascending; None for all. The others count in a mean.
+
+    Raises:
+        InputError: where shapes, types or hard labels cannot be a problem; what is wrong with a row is found when it is
+            cut out.
+    """
+
+    logits: Rows
+    labels: Rows
+    format: Format
+    loss: tuple[LossOption, ...] = ()
+    chosen: Int64 | None = None
+
+    def __post_init__(self) -> None:
+        check_shapes(self.logits, self.labels, self.format)
+        check_names(self.loss)
+        _ = self._whole
+
+    @classmethod
+    def of(cls, problem: Problem) -> Batch:
+        """A problem that is in memory."""
+        return cls(logits=problem.logits, labels=problem.labels, format=problem.format, loss=problem.loss)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are to look at."""
+        return self.logits.shape[0] if self.chosen is None else len(self.chosen)
+
+    @property
+    def classes(self) -> int:
+        """k."""
+        return self.logits.shape[1]
+
+    @property
+    def size(self) -> int:
+        """How many components there are."""
+        return self.rows * self.classes
+
+    @property
+    def undefined(self) -> bool:
+        """Whether no row has a gradient, because the mean is 0/0."""
+        return self._whole.undefined
+
+    def numbers(self, rows: slice) -> Int64:
+        """The numbers that some of the rows have in the input."""
+        return np.arange(self.logits.shape[0])[rows] if self.chosen is None else self.chosen[rows]
+
+    def take(self, rows: Int64) -> Batch:
+        """Some of the rows; under a mean each keeps its share of the whole."""
+        return dataclasses.replace(self, chosen=rows if self.chosen is None else self.chosen[rows])
+
+    def cut(self, numbers: Int64) -> Cut:
+        """Rows, by their numbers in the input, as something that a worker process can be sent."""
+        terms, rows = self._whole, self.logits.shape[0]
+        whole = Whole(divisor=terms.divisor, empty=terms.empty, zeta=terms.zeta, rows=rows, numbers=numbers)
+        logits, labels = (
+            rows_of(array, numbers) if isinstance(array, np.ndarray) else array for array in (self.logits, self.labels)
+        )
+        loss = tuple(option.take(numbers) for option in self.loss)
+        return Cut(logits=logits, labels=labels, format=self.format, loss=loss, whole=whole)
+
+    def problem(self, numbers: Int64) -> Problem:
+        """Rows, by their numbers in the input, in memory."""
+        return self.cut(numbers).problem()
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells this batch from others, as a problem's digest does."""
+        numbers = self.numbers(slice(None))
+        loss = self.loss if self.chosen is None else tuple(option.take(numbers) for option in self.loss)
+        found = hashlib.sha256(described(self.format, loss, (self.rows, self.classes)))
+        for array in (self.logits, self.labels):
+            for part in _parts(numbers, _READ // max(1, self.classes)):
+                found.update(np.ascontiguousarray(rows_of(array, part)).view(np.uint8).data)
+        return found.hexdigest()[:32]
+
+    @cached_property
+    def _whole(self) -> Terms:
+        """The terms, of which nothing is right that goes by class: those are looked at row by row."""
+        stub = np.broadcast_to(np.zeros((), self.format.dtype), self.logits.shape)
+        soft = np.broadcast_to(np.zeros(()), self.logits.shape)
+        options = [option for option in self.loss if option.stage is not Stage.CLASSES]
+        return folded(stub, self.labels[:] if self.labels.ndim == 1 else soft, options)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cut:
+    """Rows of a batch, not yet read."""
+
+    logits: Rows
+    labels: Rows
+    format: Format
+    loss: tuple[LossOption, ...]
+    whole: Whole
+
+    def problem(self) -> Problem:
+        """The rows as a part of the whole, in memory."""
+        logits, labels = (
+            array if isinstance(array, np.ndarray) else rows_of(array, self.whole.numbers)
+            for array in (self.logits, self.labels)
+        )
+        try:
+            part = Problem(logits=logits, labels=labels, format=self.format, loss=self.loss)
+        except RowError as error:
+            raise error.numbered(self.whole.numbers.tolist()) from None
+        return part.within(self.whole)
+
+
+def _parts(numbers: Int64, rows: int) -> Iterator[Int64]:
+    for first in range(0, len(numbers), max(1, rows)):
+        yield numbers[first : first + max(1, rows)]
