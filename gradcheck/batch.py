@@ -65,9 +65,9 @@ class Batch:
         return self.rows * self.classes
 
     @property
-    def undefined(self) -> bool:
-        """Whether no row has a gradient, because the mean is 0/0."""
-        return self._whole.undefined
+    def kept(self) -> Int64:
+        """Which of the rows are not ignored."""
+        return np.flatnonzero(self._whole.kept[self.numbers(slice(None))])
 
     def numbers(self, rows: slice) -> Int64:
         """The numbers that some of the rows have in the input."""

@@ -31,6 +31,12 @@ class Dyadic:
         sign, man, exp, _ = raw
         return cls(-int(man) if sign else int(man), int(exp))
 
+    @classmethod
+    def from_float(cls, value: float) -> Dyadic:
+        """Exactly the finite float."""
+        part, exponent = math.frexp(value)
+        return cls(int(math.ldexp(part, 53)), exponent - 53)
+
     def mpf(self) -> tuple[int, int, int, int]:
         """The same value as a raw mpmath tuple."""
         raw: tuple[int, int, int, int] = libmp.from_man_exp(self.man, self.exp)

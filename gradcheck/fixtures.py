@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from gradcheck import candidates, formats, losses, reference, text, writing
-from gradcheck.estimates import Estimates, estimate
+from gradcheck.estimates import Estimates, Known, estimate
 from gradcheck.exact import Dyadic, is_number, parse
 from gradcheck.exceptions import InputError, UsageError, visible
 from gradcheck.files import npz
@@ -35,7 +35,7 @@ from gradcheck.formats import Array, Float64, Format, Int64
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import Reference, Settings
 from gradcheck.reference.engines import cut_each
-from gradcheck.reference.values import Values, values_in_units
+from gradcheck.reference.values import Values, spread_rows, values_in_units
 
 SUFFIX = ".gradcheck.toml"
 SCHEMA_VERSION = 1
@@ -103,11 +103,17 @@ class Frozen:
     exact: Callable[[int, int], Dyadic]
     estimates: Sequence[Estimates | None]
 
-    def of_pairs(self, row: int) -> Values:
-        """A row's values, one for each distinct pair."""
-        estimates = self.estimates[row]
-        assert estimates is not None
-        return self.values.each(lambda _, array: array[row, estimates.row.stand_ins])
+    at_once = None
+
+    def spread(self, function: Callable[[Known, Values], Float64]) -> Float64:
+        """See `ExactGradient`."""
+
+        def of_pairs(row: int) -> Values:
+            estimates = self.estimates[row]
+            assert estimates is not None
+            return self.values.each(lambda _, array: array[row, estimates.row.stand_ins])
+
+        return spread_rows(self.estimates, of_pairs, function, self.values.high.shape[1])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -75,10 +75,10 @@ class Format:
 
         Goldberg's definition ("What every computer scientist should know…", 1991), floored at λ.
         """
-        exponent = np.frexp(np.asarray(x, dtype=np.float64))[1].astype(np.int64) - 1
-        # frexp gives exponent 0 for x = 0, which must not count as the magnitude of 1/2
-        exponent = np.where(np.asarray(x) == 0, self.emin, exponent)
-        return np.asarray(np.maximum(exponent, self.emin) - self.precision + 1)
+        bits = np.asarray(x, dtype=np.float64).view(np.int64)
+        # of 0, and of what float64 holds as subnormal, the exponent field says -1023, which is below every emin
+        field = (bits >> 52) & 0x7FF
+        return np.asarray(np.maximum(field, self.emin + 1023) + (1 - self.precision - 1023))
 
     def ulp(self, x: float) -> float:
         """The unit in the last place of the finite value `x`."""

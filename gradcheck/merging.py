@@ -10,7 +10,6 @@ from typing import TypeVar
 from gradcheck.exact import Dyadic, total
 from gradcheck.metrics import Decision, Extreme, Measures
 from gradcheck.profiles import merged as merged_profiles
-from gradcheck.profiles import moved as moved_profile
 from gradcheck.results import (
     Conduct,
     Crashed,
@@ -28,16 +27,17 @@ from gradcheck.results import (
 _Placed = TypeVar("_Placed", Extreme, Repeats)
 
 
-def moved(outcome: Outcome, first: int) -> Outcome:
-    """What was found of rows, whose first is row `first` of the whole."""
-    if not isinstance(outcome, Judged) or not first:
+def placed(outcome: Outcome, rows: Sequence[int]) -> Outcome:
+    """What was found of rows, where row n of them is row `rows`[n] of the whole."""
+    if not isinstance(outcome, Judged):
         return outcome
 
     def there(one: _Placed | None) -> _Placed | None:
-        return None if one is None else dataclasses.replace(one, row=one.row + first)
+        return None if one is None else dataclasses.replace(one, row=int(rows[one.row]))
 
     decision, conduct = outcome.decision, outcome.conduct
     permuted = conduct.permuted and dataclasses.replace(conduct.permuted, worst=there(conduct.permuted.worst))
+    points = tuple(dataclasses.replace(point, row=int(rows[point.row])) for point in outcome.profile.points)
     return dataclasses.replace(
         outcome,
         measures=dataclasses.replace(
@@ -45,15 +45,15 @@ def moved(outcome: Outcome, first: int) -> Outcome:
         ),
         decision=dataclasses.replace(
             decision,
-            undecided_rows=[row + first for row in decision.undecided_rows],
+            undecided_rows=[int(rows[row]) for row in decision.undecided_rows],
             worst=there(decision.worst),
-            top=tuple(dataclasses.replace(one, row=one.row + first) for one in decision.top),
+            top=tuple(dataclasses.replace(one, row=int(rows[one.row])) for one in decision.top),
         ),
         conduct=dataclasses.replace(conduct, repeats=there(conduct.repeats), permuted=permuted),
         diagnosis=tuple(
-            dataclasses.replace(one, rows=tuple(row + first for row in one.rows)) for one in outcome.diagnosis
+            dataclasses.replace(one, rows=tuple(int(rows[row]) for row in one.rows)) for one in outcome.diagnosis
         ),
-        profile=moved_profile(outcome.profile, first),
+        profile=dataclasses.replace(outcome.profile, points=points),
     )
 
 
@@ -182,4 +182,32 @@ def _permuted(parts: Sequence[Permuted]) -> Permuted:
         crash=next((part.crash for part in parts if part.crash), ""),
         components=sum(part.components for part in parts),
         worst=_worst(part.worst for part in parts),
+    )
+
+
+def looked_at_again(screened: Judged, before: Judged, after: Judged) -> Judged:
+    """What was found of all rows, where some of them were looked at again more closely.
+
+    Args:
+        screened: what was found of all of them at first; before, after: of those that were looked at again, at first
+            and then.
+    """
+    first, less, more = screened.decision, before.decision, after.decision
+    decision = dataclasses.replace(
+        more,
+        failed=first.failed - less.failed + more.failed,
+        judged=first.judged - less.judged + more.judged,
+    )
+    counts = {
+        name: getattr(screened.measures, name) - getattr(before.measures, name) + getattr(after.measures, name)
+        for name in ("nonfinite", "wrong_sign", "flushed", "ignored_nonzero")
+    }
+    conduct = dataclasses.replace(screened.conduct, loss=after.conduct.loss)
+    return dataclasses.replace(
+        after,
+        verdict=Verdict.FAIL if conduct.wrong else verdict_of(decision),
+        measures=dataclasses.replace(screened.measures, extremes=after.measures.extremes, **counts),
+        decision=decision,
+        loss=None,
+        conduct=conduct,
     )

@@ -14,9 +14,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from gradcheck.estimates import in_units
+from gradcheck.estimates import Estimates, Known, RowsEstimates, in_units
 from gradcheck.exact import Dyadic
-from gradcheck.formats import Array, Float64
+from gradcheck.formats import Array, Float64, Format
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference.values import Exact, ExactGradient
 from gradcheck.tolerances import Limits, label_sum_error, softmax_roundings, summing_roundoff
@@ -91,7 +91,7 @@ class Comparison:
     """A candidate beside exact values, component by component, (N, k).
 
     Attributes:
-        candidate: in float64.
+        candidate: in float64; finite: where it is neither NaN nor infinite.
         errors: |c − g| in units; inf for a component that is not finite.
         ulps: the same in ulps; absolute: as a number.
         judged: False in undefined rows.
@@ -101,29 +101,41 @@ class Comparison:
     def __init__(self, exact: Exact, candidate: Array) -> None:
         self.exact, self.values = exact, exact.values
         self.candidate: Float64 = candidate.astype(np.float64)
-        finite = np.isfinite(self.candidate)
-        scaled = in_units(np.where(finite, self.candidate, 0.0), self.values.unit_log2)
-        self.errors: Float64 = np.where(finite, np.abs((scaled - self.values.high) - self.values.low), np.inf)
+        self.finite = np.isfinite(self.candidate)
+        errors = in_units(self.candidate, self.values.unit_log2) - self.values.high
+        errors -= self.values.low
+        np.abs(errors, out=errors)
+        self.errors: Float64 = errors if self.finite.all() else np.where(self.finite, errors, np.inf)
         self.ulps = self.values.in_ulps(self.errors)
-        absolute = np.ldexp(self.errors, self.values.unit_log2.astype(np.int32))
-        # an error past 2^1024 units is all candidate
-        self.absolute: Float64 = np.where(np.isinf(self.errors) & finite, np.abs(self.candidate), absolute)
+        absolute = in_units(self.errors, -self.values.unit_log2)
+        if self.errors.max(initial=0.0) == np.inf:
+            # an error past 2^1024 units is all candidate
+            absolute = np.where(np.isinf(self.errors) & self.finite, np.abs(self.candidate), absolute)
+        self.absolute: Float64 = absolute
         self.judged = np.broadcast_to(exact.judged, self.errors.shape)
+        self._all_judged = bool(exact.judged.all())
 
     def worst(self, metric: Float64) -> Extreme | None:
         """The largest value of a metric, (N, k), among the judged components; None where there are none."""
         if not self.judged.any():
             return None
-        seen = np.where(self.judged, metric, -1.0)
+        seen = self._seen(metric)
         # Among equals (often infinite) the largest error is the one to show
         places = np.flatnonzero(seen == seen.max())
         return self._extreme(metric, int(places[np.argmax(self.ulps.ravel()[places])]))
 
     def top(self, metric: Float64, count: int) -> tuple[Extreme, ...]:
         """The judged components with the largest values of a metric, the largest first."""
-        seen = np.where(self.judged, metric, -1.0).ravel()
-        places = np.lexsort((np.arange(seen.size), -self.ulps.ravel(), -seen))[: min(count, int(self.judged.sum()))]
-        return tuple(self._extreme(metric, place) for place in places.tolist())
+        seen = self._seen(metric).ravel()
+        count = min(count, int(self.judged.sum()))
+        if not count:
+            return ()
+        places = np.flatnonzero(seen >= np.partition(seen, -count)[-count])
+        order = np.lexsort((places, -self.ulps.ravel()[places], -seen[places]))
+        return tuple(self._extreme(metric, place) for place in places[order][:count].tolist())
+
+    def _seen(self, metric: Float64) -> Float64:
+        return metric if self._all_judged else np.where(self.judged, metric, -1.0)
 
     def _extreme(self, metric: Float64, place: int) -> Extreme:
         row, cls = divmod(place, metric.shape[1])
@@ -144,7 +156,27 @@ def failing(comparison: Comparison, limits: Limits) -> NDArray[np.bool_]:
     # NaN passes no limit, not even one that overflows
     possible = np.minimum(limits.possible, np.finfo(np.float64).max)
     past = comparison.errors * (1 - 2.0**-50) - comparison.values.uncertainty > possible
-    return np.asarray((past | ~np.isfinite(comparison.candidate)) & comparison.judged)
+    return np.asarray((past | ~comparison.finite) & comparison.judged)
+
+
+@np.errstate(all="ignore")
+def undecided(comparison: Comparison, limits: Limits) -> NDArray[np.bool_]:
+    """The judged components of which it is left open whether they exceed their limit, (N, k)."""
+    return _left_open(comparison, _certain(limits), failing(comparison, limits))
+
+
+def _certain(limits: Limits) -> Float64:
+    # An infinite error, NaN's among them, passes no limit, not even one that overflows
+    return np.minimum(limits.certain, np.finfo(np.float64).max)
+
+
+def _left_open(comparison: Comparison, certain: Float64, failed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    errors, slack = comparison.errors, comparison.values.uncertainty
+    # 2^-50 covers the rounding of the error and of the limit themselves
+    found = comparison.judged & ~((errors + slack) * (1 + 2.0**-50) <= certain) & ~failed
+    if found.any():
+        found &= (errors != 0) | (slack != 0)
+    return np.asarray(found)
 
 
 @np.errstate(all="ignore")
@@ -154,21 +186,16 @@ def decide(comparison: Comparison, limits: Limits, *, top: int = 0) -> Decision:
     Args:
         top: how many of the components to name, the worst first.
     """
-    values, errors, judged = comparison.values, comparison.errors, comparison.judged
-    slack = values.uncertainty
+    values, errors = comparison.values, comparison.errors
     failed = failing(comparison, limits)
-    # An infinite error, NaN's among them, passes no limit, not even one that overflows
-    certain = np.minimum(limits.certain, np.finfo(np.float64).max)
-    # 2^-50 covers the rounding of the error and of the limit themselves
-    passed = (errors + slack) * (1 + 2.0**-50) <= certain
-    passed |= (errors == 0) & (slack == 0)
-    undecided = judged & ~passed & ~failed
+    certain = _certain(limits)
+    left_open = _left_open(comparison, certain, failed)
     of_limit = ratio(errors, certain)
     worst = comparison.worst(of_limit)
     return Decision(
         failed=int(failed.sum()),
-        judged=int(judged.sum()),
-        undecided_rows=np.flatnonzero(undecided.any(axis=1)).tolist(),
+        judged=int(np.count_nonzero(comparison.judged)),
+        undecided_rows=np.flatnonzero(left_open.any(axis=1)).tolist(),
         worst=worst,
         limit_ulps=math.nan if worst is None else values.in_ulps_at(certain, (worst.row, worst.cls)),
         top=comparison.top(of_limit, top) if top else (),
@@ -180,23 +207,27 @@ def measure(comparison: Comparison, bound: Float64) -> Measures:
     """All metrics, whatever the tolerance; `bound` is what a sound algorithm needs, in units, (N, k)."""
     values, candidate, errors = comparison.values, comparison.candidate, comparison.errors
     judged, resolved = comparison.judged, values.resolved
-    top = values.unit_log2.max(axis=1, keepdims=True)
-    shift = (values.unit_log2 - top).astype(np.int32)
+    apart = values.unit_log2.max(axis=1, keepdims=True) - values.unit_log2
     # What cannot be told from 0, in the reference and in the candidate, is 0 in both
-    visible = np.where(resolved | (errors > 2 * values.uncertainty), errors, 0.0)
-    largest = np.ldexp(values.size, shift).max(axis=1, keepdims=True)
+    hidden = ~resolved
+    if hidden.any():
+        hidden &= errors <= 2 * values.uncertainty
+    visible = np.where(hidden, 0.0, errors) if hidden.any() else errors
+    largest = in_units(values.size, apart).max(axis=1, keepdims=True)
     metrics = {
         "abs": comparison.absolute,
         "rel": ratio(visible, values.size),
         "ulp": comparison.ulps,
-        "norm": ratio(np.ldexp(visible, shift), largest),
+        "norm": ratio(in_units(visible, apart), largest),
         "bound": ratio(errors, bound),
     }
+    zero = judged & (candidate == 0)
+    against = ((candidate < 0) & (values.high > 0)) | ((candidate > 0) & (values.high < 0))
     return Measures(
         extremes={name: comparison.worst(metric) for name, metric in metrics.items()},
-        nonfinite=int((judged & ~np.isfinite(candidate)).sum()),
-        wrong_sign=int((judged & resolved & (np.sign(candidate) * np.sign(values.high) < 0)).sum()),
-        flushed=int((judged & (candidate == 0) & (values.in_ulps(values.size) > 0.5)).sum()),
+        nonfinite=int(np.count_nonzero(judged & ~comparison.finite)),
+        wrong_sign=int(np.count_nonzero(judged & resolved & against)),
+        flushed=int(np.count_nonzero(zero & (values.in_ulps(values.size) > 0.5))) if zero.any() else 0,
     )
 
 
@@ -214,14 +245,16 @@ def measure_gradient(
         ignored_nonzero=int((comparison.candidate[status == RowStatus.IGNORED] != 0).sum()),
         total=_total(exact, comparison.candidate, flush=flush),
         undefined_rows=int((status == RowStatus.UNDEFINED).sum()),
-        infinite_loss_rows=sum(bool(row.infinite_loss) for row in problem.distinct if row is not None),
+        infinite_loss_rows=problem.infinite_loss_rows,
     )
 
 
 def ratio(errors: Float64, limits: Float64) -> Float64:
     """errors/limits, where 0/0 is 0: nothing is allowed and nothing is wrong."""
-    ratio = errors / limits
-    return np.where(errors == 0, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
+    ratio = np.asarray(errors / limits)
+    if math.isnan(ratio.max(initial=0.0)):  # NaN wins over every number
+        return np.where(errors == 0, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
+    return ratio
 
 
 _LANES = 128
@@ -230,17 +263,48 @@ _LANES = 128
 
 def _total(exact: ExactGradient, candidate: Float64, *, flush: bool) -> float | None:
     """The largest |Σc − Σg| of a row, over what rounding explains; None where no row has a known sum."""
+    known = exact.at_once
+    if known is not None:
+        return _total_at_most(exact, known, candidate, flush=flush)
     worst = None
     for n, due, allowed in _sums(exact, flush):
         if not np.isfinite(candidate[n]).all():
             continue
-        try:
-            off = abs(math.fsum(candidate[n].tolist()) - due)
-        except OverflowError:
-            off = math.inf
-        ratio = off / allowed if allowed else math.inf if off else 0.0
+        ratio = _of_allowed(candidate[n], due, allowed)
         worst = ratio if worst is None else max(worst, ratio)
     return worst
+
+
+def _of_allowed(candidate: Float64, due: float, allowed: float) -> float:
+    try:
+        off = abs(math.fsum(candidate.tolist()) - due)
+    except OverflowError:
+        off = math.inf
+    return off / allowed if allowed else math.inf if off else 0.0
+
+
+def _total_at_most(exact: ExactGradient, e: RowsEstimates, candidate: Float64, *, flush: bool) -> float | None:
+    """The same or more: only rows that the errors in common do not explain are looked at class by class."""
+    if e.capped:
+        return None
+    fmt = exact.values.format
+    rows = np.isfinite(candidate).all(axis=1) & (exact.judged[:, 0])
+    allowed = (e.scale / e.temperature * _common(e, fmt, 1 / _LANES))[:, 0]
+    due = (2 * e.sign * e.scale * e.zeta * (e.largest + e.log_sum) / e.temperature)[:, 0] if e.zeta else 0.0
+    off = np.abs(candidate.sum(axis=1) - due)
+    # what the sum itself, and due, may have been rounded by
+    off += (np.abs(candidate).sum(axis=1) + np.abs(due)) * 2.0**-46
+    found = np.where(rows, np.where(off <= allowed, off / np.maximum(allowed, 1e-300), np.inf), -1.0)
+    for n in np.flatnonzero(np.isinf(found)).tolist():
+        one = exact.estimates[n]
+        found[n] = -1.0 if one is None else _of_allowed(candidate[n], *_sum(one, fmt, flush=flush))
+    return None if found.max() < 0 else float(found.max())
+
+
+def _common(e: Known, fmt: Format, alike: float) -> Float64:
+    """What all probabilities of a row have in common, before s/T: errors of S and of W."""
+    u = fmt.unit_roundoff
+    return np.asarray(e.weight * ((16 + alike) * summing_roundoff(fmt) + 2 * u * e.log_sum) + label_sum_error(e, fmt))
 
 
 @lru_cache(maxsize=4)
@@ -254,23 +318,23 @@ def _sums(exact: ExactGradient, flush: bool) -> tuple[tuple[int, float, float], 
     2sζ·lse/T. A softcap weighs the components by f', which leaves no known sum. Where flushed subnormals are accepted,
     all of them are explained, too.
     """
-    fmt, found = exact.values.format, []
+    fmt = exact.values.format
+    every = ((n, e) for n, e in enumerate(exact.estimates) if e is not None and not e.capped)
+    return tuple((n, *_sum(e, fmt, flush=flush)) for n, e in every)
+
+
+def _sum(e: Estimates, fmt: Format, *, flush: bool) -> tuple[float, float]:
     u = fmt.unit_roundoff
-    for n, e in enumerate(exact.estimates):
-        if e is None or e.row.softcap is not None:
-            continue
-        due = 2 * e.scale * e.zeta * (e.largest + e.log_sum) / e.temperature if e.zeta else 0.0
-        rounding = e.p * e.weight * u * softmax_roundings(e, u) + 4 * u * np.abs(e.q) + 2 * u * np.abs(e.inner)
-        shared = e.row.counts * np.maximum(e.scale * e.slope * rounding, fmt.smallest_subnormal)
-        logits = e.row.logits
-        group = np.cumsum(np.append(False, logits[1:] != logits[:-1]))  # pairs are sorted
-        apart = 4 * math.hypot(*np.bincount(group, shared).tolist())  # the square of a subnormal number is 0
-        alike = float(np.bincount(group, e.row.counts).max()) / _LANES
-        common = e.weight * ((16 + alike) * summing_roundoff(fmt) + 2 * u * e.log_sum) + label_sum_error(e, fmt)
-        allowed = apart + e.scale / e.temperature * common
-        if flush:
-            # what is flushed is lost in one direction
-            size = np.abs(e.gradient)
-            allowed += float(e.row.counts @ np.where(size < fmt.smallest_normal, size, 0.0))
-        found.append((n, due, allowed))
-    return tuple(found)
+    due = 2 * e.scale * e.zeta * (e.largest + e.log_sum) / e.temperature if e.zeta else 0.0
+    rounding = e.p * e.weight * u * softmax_roundings(e, u) + 4 * u * np.abs(e.q) + 2 * u * np.abs(e.inner)
+    shared = e.row.counts * np.maximum(e.scale * e.slope * rounding, fmt.smallest_subnormal)
+    logits = e.row.logits
+    group = np.cumsum(np.append(False, logits[1:] != logits[:-1]))  # pairs are sorted
+    apart = 4 * math.hypot(*np.bincount(group, shared).tolist())  # the square of a subnormal number is 0
+    alike = float(np.bincount(group, e.row.counts).max()) / _LANES
+    allowed = apart + e.scale / e.temperature * float(_common(e, fmt, alike))
+    if flush:
+        # what is flushed is lost in one direction
+        size = np.abs(e.gradient)
+        allowed += float(e.row.counts @ np.where(size < fmt.smallest_normal, size, 0.0))
+    return due, allowed

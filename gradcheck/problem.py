@@ -488,6 +488,12 @@ class Problem:
         return np.where(self.terms.kept, status, RowStatus.IGNORED).astype(np.int64)
 
     @cached_property
+    def infinite_loss_rows(self) -> int:
+        """How many rows have a loss of ±inf."""
+        masked = np.flatnonzero((self.terms.logits == -np.inf).any(axis=1) & (self.status == RowStatus.JUDGED))
+        return sum(bool(self.terms.row(n).infinite_loss) for n in masked.tolist())
+
+    @cached_property
     def distinct(self) -> tuple[Row | None, ...]:
         """Each row in canonical terms; None where it is ignored or undefined."""
         return tuple(self.terms.row(n) if status == RowStatus.JUDGED else None for n, status in enumerate(self.status))

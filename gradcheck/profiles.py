@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,12 +89,6 @@ def profile(problem: Problem, comparison: Comparison, bound: Float64) -> Profile
         for row, cls in (divmod(int(place), ulps.shape[1]) for place in places[first])
     ]
     return Profile(points=tuple(points), histogram=_histogram(ulps[judged]))
-
-
-def moved(found: Profile, first: int) -> Profile:
-    """The profile of rows whose first is row `first` of a whole."""
-    points = tuple(dataclasses.replace(point, row=point.row + first) for point in found.points)
-    return dataclasses.replace(found, points=points)
 
 
 def merged(parts: Sequence[Profile]) -> Profile:

@@ -119,6 +119,24 @@ class Conduct:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Screened:
+    """How many components were decided how, where the closed form in float64 came first.
+
+    Attributes:
+        bound: by the closed form and its error bound.
+        differences: by central differences: those that were left undecided, of the largest errors, or drawn at random.
+        undecided, drawn: how many of them were undecided, and drawn.
+        rows: the rows that central differences were made in.
+    """
+
+    bound: int
+    differences: int
+    undecided: int
+    drawn: int
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judged:
     """The candidate gave a gradient and the reference was made."""
 
@@ -135,6 +153,8 @@ class Judged:
     """What explains a failure, the likeliest first."""
     profile: Profile = field(default_factory=Profile)
     """Where its errors are; nothing where the question was about another function."""
+    screened: Screened | None = None
+    """None where every component was compared with a central difference."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,36 +2,77 @@
 
 How a batch is cut follows from its shape and from what is asked alone, never from how many processes there are: so the
 results do not depend on them, to the last digit.
+
+A dump is screened first: `screening.ClosedForm` decides most components. Rows where it leaves something undecided,
+those of the largest errors, and a few drawn at random are looked at again, and central differences take its place.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from gradcheck import checking, merging
+import numpy as np
+
+from gradcheck import checking, merging, reference
 from gradcheck.batch import Batch, Cut
 from gradcheck.candidates import Candidate
-from gradcheck.checking import Found, How
-from gradcheck.formats import Int64
-from gradcheck.problem import Problem
-from gradcheck.results import Judged, Outcome, Result
+from gradcheck.checking import Exactly, Found, How
+from gradcheck.exceptions import UsageError
+from gradcheck.formats import Format, Int64
+from gradcheck.metrics import Comparison, undecided
+from gradcheck.problem import Problem, RowStatus
+from gradcheck.reference.values import ExactGradient
+from gradcheck.results import Judged, Outcome, Result, Screened
+from gradcheck.screening import ClosedForm
+from gradcheck.tolerances import stable_bound
 from gradcheck.workers import ALONE, Team
+
+SCREENED_FROM = 1 << 20
+"""Components past which a batch is screened, unless it is said otherwise."""
+CERTIFIED = 1024
+"""Components drawn at random that get central differences, unless it is said otherwise."""
 
 _PART = 1 << 16
 """Components of a part: a second of central differences, so that several processes have always something to do."""
 _PART_OF_CODE = 1 << 18
 """The same where code is asked whose start may take longer than its answer."""
+_SCREENED_TASK, _SCREENED_PART = 1 << 22, 1 << 17
+"""Components that are screened in one task, and at a time: what fits into a processor's cache."""
+_DRAWN_IN_A_ROW = 512
+"""Components that are drawn in one row: the sum over its classes serves them all."""
+_OTHER_ROWS = 6
+"""Rows drawn at random, at least, that are looked at beside the worst, where a failure is to be explained."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Task:
-    """A part to check."""
+@dataclass(frozen=True, kw_only=True)
+class Screening:
+    """Whether the closed form in float64 is a filter before central differences.
 
-    cut: Cut
-    candidates: tuple[Candidate, ...]
-    how: How
+    Attributes:
+        wanted: None leaves it to the size.
+        certify: how many components to draw at random for central differences.
+        seed: of the draw.
+    """
+
+    wanted: bool | None = None
+    certify: int = CERTIFIED
+    seed: int = 0
+
+    def of(self, batch: Batch, how: How) -> bool:
+        """Whether this batch is screened.
+
+        Raises:
+            UsageError: where that is wanted and cannot be.
+        """
+        fmt = how.gradient_format or batch.format
+        possible = fmt.wider is not None and not how.settings.fixed
+        if self.wanted and not possible:
+            why = "--digits and --step ask for another reference" if fmt.wider else f"{fmt} is as precise as the filter"
+            raise UsageError(f"--screen is of no use here: {why}")
+        return possible and (batch.size > SCREENED_FROM if self.wanted is None else self.wanted)
 
 
 def check(
@@ -41,6 +82,7 @@ def check(
     *,
     case: str,
     team: Team = ALONE,
+    screening: Screening = Screening(),
     on_row: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """One result for each candidate; where it is interrupted, of the parts that are done by then.
@@ -49,15 +91,60 @@ def check(
         team: who does the work.
         on_row: called after each row, for whoever shows progress.
     """
-    most = _PART_OF_CODE if any(one.watched for one in candidates) else _PART
+    watched = any(one.watched for one in candidates)
+    screened = screening.of(batch, how)
+    most = _PART_OF_CODE if watched else _SCREENED_TASK if screened else _PART
     numbers = batch.numbers(slice(None))
-    parts = list(_cut(numbers, max(1, most // batch.classes)))
-    if len(parts) == 1:
-        problem = batch.problem(numbers)
-        for found in checking.outcomes(problem, candidates, how, on_row=on_row):
+    parts = list(_cut(numbers, most // batch.classes))
+    if len(parts) == 1 and not screened:
+        for found in checking.outcomes(batch.problem(numbers), candidates, how, on_row=on_row):
             yield _result(batch, case, how, found)
         return
-    yield from _parts(batch, candidates, how, parts, case, team, on_row)
+    # what explains a failure is looked for once, where it is worst
+    quick = dataclasses.replace(how, diagnosed=False, profiled=not screened)
+    step = max(1, (most if watched else _SCREENED_PART) // batch.classes) if screened else 0
+    tasks = (_Task(cut=batch.cut(part), candidates=tuple(candidates), how=quick, screened=step) for part in parts)
+    done: list[list[Found]] = []
+    interrupted = False
+    try:
+        for part, found_there in zip(parts, team.map(_judged, tasks), strict=True):
+            done.append(found_there)
+            for _ in part:
+                on_row()
+    except KeyboardInterrupt:
+        interrupted = True
+    reached = sum(len(part) for part in parts[: len(done)])
+    for place, candidate in enumerate(candidates if done else []):
+        first = np.cumsum([0, *(len(part) for part in parts)]).tolist()
+        outcomes = [
+            (merging.placed(found[place].outcome, range(start, start + len(part))), len(part))
+            for start, part, found in zip(first, parts, done, strict=False)
+        ]
+        outcome = merging.merged(outcomes, top=how.top)
+        if isinstance(outcome, Judged):
+            if screened and done[0][place].gradient_format.wider:
+                facts = Screened(bound=outcome.decision.judged, differences=0, undecided=0, drawn=0, rows=0)
+                outcome = dataclasses.replace(outcome, screened=facts)
+            try:
+                outcome = outcome if interrupted else _completed(batch, candidate, how, outcome, team, screening)
+            except KeyboardInterrupt:
+                interrupted = True
+        whole = dataclasses.replace(done[0][place], outcome=outcome)
+        yield dataclasses.replace(_result(batch, case, how, whole), unreached=batch.rows - reached)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _completed(
+    batch: Batch, candidate: Candidate, how: How, outcome: Judged, team: Team, screening: Screening
+) -> Outcome:
+    """The outcome with what is left to do when all parts are done."""
+    found: Outcome = outcome
+    if outcome.screened is not None:
+        found = _looked_at_again(batch, candidate, how, outcome, team, screening)
+    if how.diagnosed and isinstance(found, Judged) and found.decision.failed:
+        return _diagnosed(batch, candidate, how, found)
+    return found
 
 
 def check_each(
@@ -66,6 +153,187 @@ def check_each(
     """The results of each problem, by its name; none where there is no problem."""
     tasks = (_Named(name=name, problem=problem, candidates=tuple(candidates), how=how) for name, problem in problems)
     return team.map(_each, tasks)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Task:
+    """A part to check.
+
+    Attributes:
+        screened: how many rows to screen at a time; 0 makes central differences.
+    """
+
+    cut: Cut
+    candidates: tuple[Candidate, ...]
+    how: How
+    screened: int
+
+
+def _judged(task: _Task) -> list[Found]:
+    problem = task.cut.problem()
+    if not task.screened:
+        return list(checking.outcomes(problem, task.candidates, task.how))
+    parts = list(_cut(np.arange(problem.rows), task.screened))
+    exactly = _closed(task.how)
+    some = (problem.take(part) if len(parts) > 1 else problem for part in parts)
+    found = [list(checking.outcomes(one, task.candidates, task.how, exactly=exactly)) for one in some]
+    return [
+        dataclasses.replace(
+            found[0][place],
+            outcome=merging.merged(
+                [
+                    (merging.placed(one[place].outcome, range(part[0], part[0] + len(part))), len(part))
+                    for part, one in zip(parts, found, strict=True)
+                ],
+                top=task.how.top,
+            ),
+        )
+        for place in range(len(task.candidates))
+    ]
+
+
+def _closed(how: How) -> Exactly:
+    """The closed form in float64, where the gradient's format is narrower."""
+
+    def exactly(problem: Problem, fmt: Format) -> ExactGradient:
+        return ClosedForm(problem, fmt) if fmt.wider else reference.compute(problem, fmt, how.settings)
+
+    return exactly
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Again:
+    """Rows to look at again, each with the classes that get central differences whatever was found."""
+
+    cut: Cut
+    candidate: Candidate
+    how: How
+    places: tuple[Int64, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Closer:
+    """What was found of rows, at first and then.
+
+    Attributes:
+        undecided: components that the closed form left open; differences: that got central differences.
+    """
+
+    before: Outcome
+    after: Outcome
+    undecided: int
+    differences: int
+
+
+def _again(task: _Again) -> _Closer:
+    problem, how = task.cut.problem(), task.how
+    exactly = _closed(how)
+    (before,) = checking.outcomes(problem, [task.candidate], how, exactly=exactly)
+    if not isinstance(before.outcome, Judged):
+        return _Closer(before=before.outcome, after=before.outcome, undecided=0, differences=0)
+    gradient = task.candidate.gradient(problem)
+    closed = ClosedForm(problem, before.gradient_format)
+    limits = how.tolerance.limits(closed.values, stable_bound(closed, flush=how.flush))
+    open_ = undecided(Comparison(closed, gradient), limits)
+    places = [np.union1d(some, np.flatnonzero(row)) for some, row in zip(task.places, open_, strict=True)]
+    exact = reference.at(problem, before.gradient_format, how.settings, places)
+    _confirm(closed, exact, places)
+    (after,) = checking.outcomes(problem, [task.candidate], how, exactly=lambda *_: exact)
+    judged = problem.status == RowStatus.JUDGED
+    return _Closer(
+        before=before.outcome,
+        after=after.outcome,
+        undecided=int(open_.sum()),
+        differences=sum(len(some) for some, whether in zip(places, judged, strict=True) if whether),
+    )
+
+
+def _confirm(closed: ClosedForm, exact: ExactGradient, places: Sequence[Int64]) -> None:
+    """That central differences agree with the closed form to within what both may be off by."""
+    one, other = closed.values, exact.values
+    for row, classes in enumerate(places):
+        units = np.ldexp(1.0, other.unit_log2[row, classes].astype(np.int32))
+        apart = np.abs(one.high[row, classes] - other.high[row, classes] * units)
+        allowed = (
+            one.uncertainty[row, classes]
+            + (other.uncertainty[row, classes] + other.size[row, classes] * 2.0**-50) * units
+        )
+        if not (apart <= allowed).all():
+            raise AssertionError(f"central differences contradict the closed form's error bound in row {row}")
+
+
+def _looked_at_again(
+    batch: Batch, candidate: Candidate, how: How, screened: Judged, team: Team, screening: Screening
+) -> Outcome:
+    """The outcome with central differences where the closed form leaves something open, or errors are largest."""
+    places: dict[int, set[int]] = {row: set() for row in screened.decision.undecided_rows}
+    for extreme in (*screened.measures.extremes.values(), screened.decision.worst, *screened.decision.top):
+        if extreme is not None:
+            places.setdefault(extreme.row, set()).add(extreme.cls)
+    drawn = _drawn(batch, screening)
+    for row, classes in drawn.items():
+        places.setdefault(row, set()).update(classes)
+    rows = np.array(sorted(places), dtype=np.int64)
+    groups = list(_cut(rows, _PART // batch.classes))
+    closely = dataclasses.replace(how, diagnosed=False)
+    numbers = batch.numbers(slice(None))
+    tasks = (
+        _Again(
+            cut=batch.cut(numbers[group]),
+            candidate=candidate,
+            how=closely,
+            places=tuple(np.array(sorted(places[row]), dtype=np.int64) for row in group.tolist()),
+        )
+        for group in groups
+    )
+    found = list(team.map(_again, tasks))
+    before, after = (
+        merging.merged(
+            [
+                (merging.placed(getattr(one, when), group.tolist()), len(group))
+                for group, one in zip(groups, found, strict=True)
+            ],
+            top=how.top,
+        )
+        for when in ("before", "after")
+    )
+    if not isinstance(before, Judged) or not isinstance(after, Judged):
+        return after
+    outcome = merging.looked_at_again(screened, before, after)
+    differences = sum(one.differences for one in found)
+    facts = Screened(
+        bound=outcome.decision.judged - differences,
+        differences=differences,
+        undecided=sum(one.undecided for one in found),
+        drawn=sum(len(classes) for classes in drawn.values()),
+        rows=len(rows),
+    )
+    return dataclasses.replace(outcome, screened=facts)
+
+
+def _drawn(batch: Batch, screening: Screening) -> dict[int, list[int]]:
+    """Components drawn at random, as classes by row, from a few rows that are not ignored."""
+    kept = batch.kept
+    if not screening.certify or not kept.size:
+        return {}
+    rng = np.random.default_rng(screening.seed)
+    most = min(batch.classes, _DRAWN_IN_A_ROW)
+    rows = rng.choice(kept, size=min(kept.size, math.ceil(screening.certify / most)), replace=False)
+    each = min(most, math.ceil(screening.certify / len(rows)))
+    return {row: rng.choice(batch.classes, size=each, replace=False).tolist() for row in sorted(rows.tolist())}
+
+
+def _diagnosed(batch: Batch, candidate: Candidate, how: How, outcome: Judged) -> Judged:
+    """The outcome with what explains its failure in the rows of the largest errors and a few others."""
+    extremes = (*outcome.measures.extremes.values(), outcome.decision.worst)
+    worst = [extreme.row for extreme in extremes if extreme is not None]
+    count = min(batch.rows, max(_OTHER_ROWS, _PART // batch.classes))
+    others = np.random.default_rng(0).choice(batch.rows, size=count, replace=False)
+    rows = np.union1d(worst, others).astype(np.int64)
+    problem = batch.problem(batch.numbers(slice(None))[rows])
+    (found,) = checking.outcomes(problem, [candidate], how, exactly=_closed(how))
+    there = merging.placed(found.outcome, rows.tolist())
+    return dataclasses.replace(outcome, diagnosis=there.diagnosis) if isinstance(there, Judged) else outcome
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,63 +352,9 @@ def _each(task: _Named) -> list[Result]:
     return list(checking.check(task.problem, task.candidates, task.how, case=task.name))
 
 
-def _parts(
-    batch: Batch,
-    candidates: Sequence[Candidate],
-    how: How,
-    parts: Sequence[Int64],
-    case: str,
-    team: Team,
-    on_row: Callable[[], None],
-) -> Iterator[Result]:
-    # what explains a failure is looked for once, where it is worst
-    quick = dataclasses.replace(how, diagnosed=False)
-    tasks = (_Task(cut=batch.cut(part), candidates=tuple(candidates), how=quick) for part in parts)
-    done: list[list[Found]] = []
-    interrupted = False
-    try:
-        for part, found in zip(parts, team.map(_judged, tasks), strict=True):
-            done.append(found)
-            for _ in part:
-                on_row()
-    except KeyboardInterrupt:
-        interrupted = True
-    reached = sum(len(part) for part in parts[: len(done)])
-    for place, candidate in enumerate(candidates if done else []):
-        first, outcomes = 0, []
-        for part, found in zip(parts, done, strict=False):
-            outcomes.append((merging.moved(found[place].outcome, first), len(part)))
-            first += len(part)
-        outcome = merging.merged(outcomes, top=how.top)
-        if how.diagnosed and not interrupted:
-            outcome = _diagnosed(batch, candidate, how, outcome, parts)
-        whole = dataclasses.replace(done[0][place], outcome=outcome)
-        yield dataclasses.replace(_result(batch, case, how, whole), unreached=batch.rows - reached)
-    if interrupted:
-        raise KeyboardInterrupt
-
-
-def _judged(task: _Task) -> list[Found]:
-    return list(checking.outcomes(task.cut.problem(), task.candidates, task.how))
-
-
-def _diagnosed(batch: Batch, candidate: Candidate, how: How, outcome: Outcome, parts: Sequence[Int64]) -> Outcome:
-    """The outcome with what explains its failure in the part where that is worst."""
-    if not isinstance(outcome, Judged) or not outcome.decision.failed or outcome.decision.worst is None:
-        return outcome
-    first = 0
-    for part in parts:
-        if outcome.decision.worst.row < first + len(part):
-            break
-        first += len(part)
-    (found,) = checking.outcomes(batch.problem(part), [candidate], how)
-    there = merging.moved(found.outcome, first)
-    return dataclasses.replace(outcome, diagnosis=there.diagnosis) if isinstance(there, Judged) else outcome
-
-
 def _cut(numbers: Int64, rows: int) -> Iterator[Int64]:
-    for first in range(0, len(numbers), rows):
-        yield numbers[first : first + rows]
+    for first in range(0, len(numbers), max(1, rows)):
+        yield numbers[first : first + max(1, rows)]
 
 
 def _result(batch: Batch, case: str, how: How, found: Found) -> Result:

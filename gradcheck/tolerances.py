@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gradcheck.estimates import Estimates, in_units
+from gradcheck.estimates import Estimates, Known, in_units
 from gradcheck.exact import positive
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import FORMATS, Float64, Format
@@ -253,26 +253,22 @@ def stable_bound(exact: ExactGradient, *, flush: bool = False) -> Float64:
     Returns:
         A read-only array: it is kept for the next candidate.
     """
-    bound = np.zeros(exact.values.high.shape)
-    for n, estimates in enumerate(exact.estimates):
-        if estimates is not None:
-            bound[n] = _bound(estimates, exact.of_pairs(n), flush)[estimates.row.inverse]
+    bound = exact.spread(lambda e, values: _bound(e, values, flush))
     bound.flags.writeable = False
     return bound
 
 
-def _bound(e: Estimates, values: Values, flush: bool) -> Float64:
+def _bound(e: Known, values: Values, flush: bool) -> Float64:
     fmt, unit_log2 = values.format, values.unit_log2
     u, u_sum = fmt.unit_roundoff, summing_roundoff(fmt)
-    sums = e.weight * 4 * math.sqrt(e.row.classes) * u_sum + label_sum_error(e, fmt)
+    sums = e.weight * 4 * math.sqrt(e.classes) * u_sum + label_sum_error(e, fmt)
     bound = e.scale * e.slope * e.p_in_units(unit_log2) * (e.weight * u * softmax_roundings(e, u) + sums)
     bound += e.scale * e.slope * 4 * u * in_units(np.abs(e.q), unit_log2)
-    if e.row.softcap is not None:
+    if e.capped:
         bound += e.scale / e.temperature * 4 * u * in_units(np.abs(e.inner), unit_log2)
     bound += 2 * u * values.size
-    slope = float(np.abs(e.slope).max())
     # what lies below the normal range before s·f' multiplies it has been rounded to λ
-    bound += least(values, flush=flush) * max(1.0, e.scale * max(e.weight, 1.0) * slope)
+    bound += least(values, flush=flush) * np.maximum(1.0, e.scale * np.maximum(e.weight, 1.0) * e.steepest)
     # so that an error of exactly λ, or of any other round limit, is no tie
     return bound * (1 + 2.0**-20)
 
@@ -281,7 +277,7 @@ def least(values: Values, *, flush: bool) -> Float64:
     """λ in units: the smallest subnormal, or with flushed subnormals the smallest normal value."""
     fmt = values.format
     smallest = fmt.smallest_normal if flush else fmt.smallest_subnormal
-    return in_units(np.full(values.high.shape, smallest), values.unit_log2)
+    return in_units(np.full(values.unit_log2.shape, smallest), values.unit_log2)
 
 
 def summing_roundoff(fmt: Format) -> float:
@@ -289,26 +285,24 @@ def summing_roundoff(fmt: Format) -> float:
     return min(fmt.unit_roundoff, 2.0**-24)
 
 
-def softmax_roundings(e: Estimates, u: float) -> Float64:
-    """How many roundings u a probability may suffer but for its sum: 3δ + 2·ln S₀ + 8 + t, (m,).
+def softmax_roundings(e: Known, u: float) -> Float64:
+    """How many roundings u a probability may suffer but for its sum: 3δ + 2·ln S₀ + 8 + t.
 
     t is what an error of u·2(|z| + max|z|) in z makes of exp(z): that much where it is small.
     """
-    transformed: Float64 | float = 0.0
-    if e.row.softcap is not None or e.row.temperature != 1:
+    roundings = 3 * e.delta + (2 * e.log_sum + 8)
+    if e.moved:
         finite = np.where(np.isfinite(e.z), e.z, 0.0)
-        transformed = np.expm1(np.minimum(u * 2 * (np.abs(finite) + np.abs(finite).max()), _FARTHEST)) / u
-    return 3 * e.delta + 2 * e.log_sum + 8 + transformed
+        roundings += np.expm1(np.minimum(u * 2 * (np.abs(finite) + e.reach), _FARTHEST)) / u
+    return roundings
 
 
 def softmax_error(e: Estimates, fmt: Format) -> Float64:
     """The relative error that a probability may have, r = u·(3δ + 2·ln S₀ + 8 + t) + 4·√k·u_acc, (m,)."""
     u = fmt.unit_roundoff
-    return u * softmax_roundings(e, u) + 4 * math.sqrt(e.row.classes) * summing_roundoff(fmt)
+    return u * softmax_roundings(e, u) + 4 * math.sqrt(e.classes) * summing_roundoff(fmt)
 
 
-def label_sum_error(e: Estimates, fmt: Format) -> float:
+def label_sum_error(e: Known, fmt: Format) -> Float64 | float:
     """R·n·u_acc: the error of W = Σq. Terms of one size, as of smoothing or uniform labels, do not cancel theirs."""
-    labels = int(e.row.counts[e.q != 0].sum())
-    rest = float(np.abs(e.q) @ e.row.counts) - float(np.abs(e.q).max())
-    return rest * labels * summing_roundoff(fmt)
+    return e.label_roundings * summing_roundoff(fmt)

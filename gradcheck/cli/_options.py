@@ -207,6 +207,30 @@ class Judging(Rule):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scale:
+    """What is done about sizes at which central differences would take hours."""
+
+    screen: Annotated[
+        bool | None,
+        typer.Option(
+            "--screen/--no-screen",
+            help="Let the closed form in float64, with its proved error bound, decide what it can before central "
+            "differences do. Default: past 2^20 components, in formats narrower than float64.",
+            rich_help_panel=_REFERENCE,
+        ),
+    ] = None
+    certify: Annotated[
+        int,
+        typer.Option(
+            help="With --screen, how many components drawn at random get central differences all the same.",
+            rich_help_panel=_REFERENCE,
+            metavar="N",
+            min=0,
+        ),
+    ] = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reporting:
     """Where results go, and in which shape."""
 
@@ -301,7 +325,8 @@ def arguments(group: DataclassInstance, *, without: tuple[str, ...] = ()) -> lis
             continue
         flag = f"--{field.name.replace('_', '-')}"
         for item in value if isinstance(value, list) else [value]:
-            words += [flag] if item is True else [flag, str(item)]
+            off = item is False  # of a flag that is neither on nor off by default
+            words += [flag] if item is True else [f"--no-{flag[2:]}"] if off else [flag, str(item)]
     return words
 
 

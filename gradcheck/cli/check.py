@@ -20,6 +20,7 @@ def command(
     *,
     source: _options.Source,
     judging: _options.Judging,
+    scale: _options.Scale,
     reporting: _options.Reporting,
 ) -> None:
     """Check candidates on logits from a file: .npy .npz .csv .tsv .json .jsonl."""
@@ -28,23 +29,28 @@ def command(
     from gradcheck.cli._judge import candidates_of, how_of, team_of
 
     how, chosen = how_of(judging), candidates_of(judging)
+    screening = streaming.Screening(wanted=scale.screen, certify=scale.certify, seed=source.seed or 0)
     name, batch, gradients, notes = _source.load(logits, source, judging.gradient_dtype)
     chosen += gradients or ([] if chosen else [candidates.load(candidates.DEFAULT)])
 
     def results() -> Iterator[Result]:
         with _run.Ticker(batch.rows, reporting) as tick, team_of(judging, notes) as team, _source.naming(name):
-            for result in streaming.check(batch, chosen, how, case=name, team=team, on_row=tick):
-                yield dataclasses.replace(result, again=_again(logits, source, judging, result.candidate))
+            for result in streaming.check(batch, chosen, how, case=name, team=team, screening=screening, on_row=tick):
+                yield dataclasses.replace(result, again=_again(logits, source, judging, scale, result.candidate))
 
-    described = {"logits": logits} | dataclasses.asdict(source) | dataclasses.asdict(judging)
+    described: dict[str, object] = {"logits": logits}
+    for group in (source, judging, scale):
+        described |= dataclasses.asdict(group)
     _run.finish(results(), described, reporting, notes)
 
 
-def _again(logits: str | None, source: _options.Source, judging: _options.Judging, candidate: str) -> str:
+def _again(
+    logits: str | None, source: _options.Source, judging: _options.Judging, scale: _options.Scale, candidate: str
+) -> str:
     if logits == "-":
         return ""  # standard input is not there again
     words = ["check", *_options.path(logits), *_options.arguments(source)]
-    words += _options.arguments(judging, without=("candidate", "command", "jobs"))
+    words += [*_options.arguments(judging, without=("candidate", "command", "jobs")), *_options.arguments(scale)]
     if candidate != source.gradient and candidate != "gradient in the file":
         words += _options.naming(judging, candidate)
     return _options.command_line(words)

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradcheck.estimates import Estimates, estimate, ulp_log2_of
+from gradcheck.estimates import Estimates, Known, estimate, ulp_log2_of
 from gradcheck.exact import Dyadic
 from gradcheck.exceptions import UnknownNameError, UsageError
-from gradcheck.formats import Format, Int64
+from gradcheck.formats import Float64, Format, Int64
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import engines
 from gradcheck.reference.engines import Evaluation
 from gradcheck.reference.rule import PRECISION_CAP_BITS, TARGET_BITS, Plan, plan, truncation_log2
 from gradcheck.reference.stencils import stencil
-from gradcheck.reference.values import SMALLEST_UNIT_LOG2, Values, nothing, values_in_units
+from gradcheck.reference.values import SMALLEST_UNIT_LOG2, Values, nothing, spread_rows, values_in_units
 
 MINIMUM_DIGITS = 5
 
@@ -116,11 +116,17 @@ class Reference:
         """What float64 knows of each row."""
         return [None if row is None else row.estimates for row in self.rows]
 
-    def of_pairs(self, row: int) -> Values:
-        """A row's values, one for each distinct pair."""
-        reference = self.rows[row]
-        assert reference is not None
-        return reference.values
+    at_once = None
+
+    def spread(self, function: Callable[[Known, Values], Float64]) -> Float64:
+        """See `ExactGradient`."""
+
+        def of_pairs(row: int) -> Values:
+            reference = self.rows[row]
+            assert reference is not None
+            return reference.values
+
+        return spread_rows(self.estimates, of_pairs, function, self.values.high.shape[1])
 
     @property
     def plans(self) -> list[Plan]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradcheck.estimates import Estimates
+from gradcheck.estimates import Estimates, Known, RowsEstimates
 from gradcheck.exact import Dyadic
 from gradcheck.formats import Float64, Format, Int64
 
@@ -23,7 +24,7 @@ SMALLEST_UNIT_LOG2 = -600
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Values:
-    """Values of any shape; every array has that shape.
+    """Values of any shape; every array has that shape, or one that broadcasts to it.
 
     Attributes:
         high, low: the value is (high + low)·2^unit_log2.
@@ -40,12 +41,12 @@ class Values:
     unit_log2: Int64
     uncertainty: Float64
 
-    @property
+    @cached_property
     def size(self) -> Float64:
         """The magnitude, in units."""
         return np.abs(self.high)
 
-    @property
+    @cached_property
     def resolved(self) -> NDArray[np.bool_]:
         """Whether a value can be told from 0."""
         return self.size > self.uncertainty
@@ -57,8 +58,9 @@ class Values:
 
     def in_ulps_at(self, amounts: Float64, place: tuple[int, ...]) -> float:
         """One of `in_ulps`, without the others."""
+        unit_log2 = np.broadcast_to(self.unit_log2, self.ulp_log2.shape)[place]
         with np.errstate(over="ignore"):
-            return float(np.ldexp(amounts[place], int(self.unit_log2[place] - self.ulp_log2[place])))
+            return float(np.ldexp(amounts[place], int(unit_log2 - self.ulp_log2[place])))
 
     def each(self, change: Callable[[str, Any], Any]) -> Values:
         """The values whose arrays are `change(name, array)`: some of them, or spread over more places."""
@@ -92,13 +94,35 @@ class ExactGradient(Exact, Protocol):
         """What float64 knows of each row, (N,); None where a row has no gradient."""
         ...
 
-    def of_pairs(self, row: int) -> Values:
-        """A row's values, one for each distinct (logit, label weight) pair, (m,)."""
+    @property
+    def at_once(self) -> RowsEstimates | None:
+        """The same of all rows together, where that is what the values are made from."""
+        ...
+
+    def spread(self, function: Callable[[Known, Values], Float64]) -> Float64:
+        """A function of what float64 knows of a row and of its values, for every component, (N, k).
+
+        It is 0 in rows that have no gradient.
+        """
         ...
 
     def __hash__(self) -> int:
         """By identity: what follows from it is made once."""
         ...
+
+
+def spread_rows(
+    estimates: Sequence[Estimates | None],
+    of_pairs: Callable[[int], Values],
+    function: Callable[[Known, Values], Float64],
+    classes: int,
+) -> Float64:
+    """`ExactGradient.spread`, row by row; `of_pairs` gives a row's values, one for each distinct pair."""
+    found = np.zeros((len(estimates), classes))
+    for n, known in enumerate(estimates):
+        if known is not None:
+            found[n] = function(known, of_pairs(n))[known.row.inverse]
+    return found
 
 
 def nothing(fmt: Format, shape: tuple[int, ...]) -> Values:

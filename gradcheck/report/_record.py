@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -52,6 +53,7 @@ def result_record(result: Result) -> dict[str, Any]:
         "again": result.again,
         "known": result.known,
         "digest": result.digest,
+        "unreached_rows": result.unreached,
     }
     if result.step is not None:
         record |= {"step": result.step.name, "formula": result.step.formula, "columns": result.step.columns}
@@ -89,7 +91,8 @@ def result_record(result: Result) -> dict[str, Any]:
             "wrong_sign",
             "reference",
         )
-        return record | dict.fromkeys([*MAXIMA.values(), "top", "places", *empty, "conduct", "diagnosis", "profile"])
+        also = ("top", "places", *empty, "conduct", "diagnosis", "profile", "screening")
+        return record | dict.fromkeys([*MAXIMA.values(), *also])
     measures, facts = outcome.measures, outcome.reference
     return record | {
         **{field: number(_value(measures.extremes[name])) for name, field in MAXIMA.items()},
@@ -129,6 +132,7 @@ def result_record(result: Result) -> dict[str, Any]:
         "conduct": _conduct(result, outcome.conduct),
         "diagnosis": _diagnosis(result, outcome),
         "profile": _profile(result, outcome.profile),
+        "screening": outcome.screened and dataclasses.asdict(outcome.screened),
     }
 
 

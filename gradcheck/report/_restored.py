@@ -29,6 +29,7 @@ from gradcheck.results import (
     Repeats,
     Report,
     Result,
+    Screened,
     Skipped,
     StepFacts,
     Sufficient,
@@ -158,6 +159,14 @@ class _Profile(_Model):
     histogram: tuple[tuple[Annotated[int, Field(ge=-1, le=60)] | None, Annotated[int, Field(ge=1, le=_MOST)]], ...]
 
 
+class _Screening(_Model):
+    bound: Count
+    differences: Count
+    undecided: Count
+    drawn: Count
+    rows: Count
+
+
 class _Sufficient(_Model):
     digits: Count
     step: Power
@@ -199,6 +208,7 @@ class _Result(_Model):
     again: Name
     known: bool
     digest: Name
+    unreached_rows: Count = 0
     step: Name | None = None
     formula: Name = ""
     columns: Count | None = None
@@ -233,6 +243,7 @@ class _Result(_Model):
     conduct: _Conduct | None
     diagnosis: _Finding | None
     profile: _Profile | None
+    screening: _Screening | None = None
 
 
 class _Report(_Model):
@@ -303,6 +314,7 @@ class _Again:
             step=step,
             known=read.known,
             digest=read.digest,
+            unreached=read.unreached_rows,
         )
 
     def outcome(self) -> Outcome:
@@ -416,6 +428,7 @@ class _Again:
             conduct=self.conduct(),
             diagnosis=self.diagnosis(),
             profile=self.profile(),
+            screened=None if read.screening is None else Screened(**read.screening.model_dump()),
         )
 
     def conduct(self) -> Conduct:

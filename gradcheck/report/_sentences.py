@@ -162,8 +162,7 @@ def findings(result: Result, judged: Judged) -> str:
     if judged.verdict is Verdict.FAIL and result.format is not result.gradient_format:
         found.append(f"it is {result.gradient_format.name} for {result.format.name} logits, and judged as such")
     found += [said for said in [conduct(result, judged)] if said]
-    if note := unjudged(result):
-        found.append(note)
+    found += [note for note in (unjudged(result), decided(result)) if note]
     return "".join(f"; {finding}" for finding in found)
 
 
@@ -236,11 +235,25 @@ def unjudged(result: Result) -> str:
     return f"{text.count(rows, 'row')} undefined (NaN, inf, or a mean of 0/0) and not judged" if rows else ""
 
 
+def decided(result: Result) -> str:
+    """How many components were decided how; nothing where all of them were compared with central differences."""
+    found = [f"{text.count(result.unreached, 'row')} not reached"] if result.unreached else []
+    judged = result.outcome if isinstance(result.outcome, Judged) else None
+    if judged is not None and judged.screened is not None:
+        facts = judged.screened
+        found.append(
+            f"{text.count(facts.bound, 'component')} decided by the closed form in float64 and its error bound, "
+            f"{facts.differences:,} by central differences in {text.count(facts.rows, 'row')} "
+            f"({facts.undecided:,} left open, {facts.drawn:,} drawn at random)"
+        )
+    return "; ".join(found)
+
+
 def told(result: Result, *, verbose: bool) -> str:
     """The sentence that goes with a result outside a table's cells; nothing where the cells say it all."""
     if result.verdict is Verdict.PASS and not verbose:
         noticed = conduct(result, result.outcome) if isinstance(result.outcome, Judged) else ""
-        return "; ".join(said for said in (noticed, unjudged(result)) if said)
+        return "; ".join(said for said in (noticed, unjudged(result), decided(result)) if said)
     return reason(result)
 
 

@@ -1,0 +1,64 @@
+"""The closed form in float64 as an exact gradient that knows how far it may be off: a filter, cheap and rigorous.
+
+What its uncertainty decides is decided, as with any other exact gradient; the rest is for central differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradcheck.estimates import Estimates, Known, RowsEstimates, estimate, estimate_rows
+from gradcheck.exact import Dyadic
+from gradcheck.formats import Float64, Format
+from gradcheck.problem import Problem, RowStatus
+from gradcheck.reference.values import Values
+
+
+class ClosedForm:
+    """The gradient of a problem for a format that is narrower than float64: see `ExactGradient`.
+
+    Its values count in units of 1: no format but float64 holds what would underflow there.
+    """
+
+    def __init__(self, problem: Problem, fmt: Format) -> None:
+        self._problem = problem
+        status = problem.status
+        defined = status == RowStatus.JUDGED
+        self.at_once: RowsEstimates = estimate_rows(problem.terms, defined)
+        self.judged: NDArray[np.bool_] = (status != RowStatus.UNDEFINED)[:, None]
+        self._defined: NDArray[np.bool_] | None = None if defined.all() else defined
+        gradient, error = self.at_once.gradient, self.at_once.error
+        if self._defined is not None:
+            gradient[~defined] = 0.0
+            error[~defined] = 0.0
+        size = np.abs(gradient)
+        one = np.zeros((1, 1), dtype=np.int64)
+        self.values = Values(
+            format=fmt,
+            high=gradient,
+            low=np.zeros((1, 1)),
+            ulp_log2=fmt.ulp_log2(np.maximum(size - error, 0.0)),
+            ulp_most_log2=fmt.ulp_log2(size + error),
+            unit_log2=one,
+            uncertainty=error,
+        )
+
+    def exact(self, row: int, cls: int) -> Dyadic:
+        """One value, to the digits that float64 holds."""
+        return Dyadic.from_float(float(self.values.high[row, cls]))
+
+    @cached_property
+    def estimates(self) -> Sequence[Estimates | None]:
+        """What float64 knows of each row, by distinct pairs, (N,)."""
+        return [None if row is None else estimate(row) for row in self._problem.distinct]
+
+    def spread(self, function: Callable[[Known, Values], Float64]) -> Float64:
+        """See `ExactGradient`."""
+        found = function(self.at_once, self.values)
+        if self._defined is not None:
+            found[~self._defined] = 0.0
+        return found
