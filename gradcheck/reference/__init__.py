@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import Format, Int64
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import engines
-from gradcheck.reference.engines import Evaluation
+from gradcheck.reference.engines import Differences, Each
 from gradcheck.reference.rule import PRECISION_CAP_BITS, TARGET_BITS, Plan, plan, truncation_log2
 from gradcheck.reference.stencils import stencil
 from gradcheck.reference.values import SMALLEST_UNIT_LOG2, Values, nothing, values_in_units
@@ -68,15 +68,21 @@ class RowReference:
     """The reference of one row, a value for each distinct (logit, label weight) pair.
 
     Attributes:
+        differences, shares: what any of its values can be made of again.
         values: the central differences, (m,).
         evaluations: rounds of Ziv's loop that it took.
     """
 
-    estimates: Estimates
-    evaluation: Evaluation
+    differences: Differences
+    shares: Sequence[Any]
     values: Values
     plan: Plan
     evaluations: int
+
+    @property
+    def estimates(self) -> Estimates:
+        """What float64 knows of it."""
+        return self.differences.estimates
 
     @property
     def inverse(self) -> Int64:
@@ -85,12 +91,18 @@ class RowReference:
 
     def exact(self, pair: int) -> Dyadic:
         """The value of a pair, to all its digits."""
-        return Dyadic(0, 0) if self.estimates.row.vanishing[pair] else self.evaluation.exact(pair)
+        return self.exact_of(np.array([pair]))[0]
+
+    def exact_of(self, pairs: Int64) -> list[Dyadic]:
+        """The values of some pairs, evaluated again, which together is quicker than one by one."""
+        found = engines.exact(self.differences, self.shares, pairs)
+        vanishing = self.estimates.row.vanishing[pairs].tolist()
+        return [Dyadic(0, 0) if zero else value for zero, value in zip(vanishing, found, strict=True)]
 
     @cached_property
     def loss(self) -> Dyadic | float:
         """The row's loss to 30 digits; ±inf where a class with label weight has logit -inf."""
-        return self.estimates.row.infinite_loss or self.evaluation.loss()
+        return self.estimates.row.infinite_loss or self.differences.loss(self.shares)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,6 +122,14 @@ class Reference:
         """The reference of one component, to all its digits."""
         reference = self.rows[row]
         return Dyadic(0, 0) if reference is None else reference.exact(int(reference.inverse[cls]))
+
+    def exact_row(self, row: int) -> list[Dyadic]:
+        """The reference of a row's components, to all their digits."""
+        reference = self.rows[row]
+        if reference is None:
+            return [Dyadic(0, 0)] * self.values.high.shape[1]
+        found = reference.exact_of(np.arange(len(reference.values.high)))
+        return [found[pair] for pair in reference.inverse.tolist()]
 
     @property
     def estimates(self) -> list[Estimates | None]:
@@ -134,23 +154,36 @@ class Reference:
 
 
 @np.errstate(all="ignore")
-def compute(problem: Problem, fmt: Format, settings: Settings, on_row: Callable[[], None] = lambda: None) -> Reference:
-    """The reference of every row of `problem` for gradients in the format `fmt`; `on_row` is called after each."""
+def compute(
+    problem: Problem,
+    fmt: Format,
+    settings: Settings,
+    on_row: Callable[[], None] = lambda: None,
+    each: Each = map,
+) -> Reference:
+    """The reference of every row of `problem` for gradients in the format `fmt`.
+
+    Args:
+        on_row: is called after each row.
+        each: `map`, or that of an executor, which shares a row of many classes among processes.
+    """
     rows = []
     for row in problem.distinct:
-        rows.append(None if row is None else _row(estimate(row), fmt, settings))
+        rows.append(None if row is None else _row(estimate(row), fmt, settings, each))
         on_row()
     return _assemble(problem, fmt, settings, rows)
 
 
-def refine(problem: Problem, reference: Reference, rows: Iterable[int], target_bits: int) -> Reference:
-    """`reference` with the given rows made again to an uncertainty of 2^-`target_bits` ulp."""
+def refine(
+    problem: Problem, reference: Reference, rows: Iterable[int], target_bits: int, each: Each = map
+) -> Reference:
+    """`reference` with the given rows made again to an uncertainty of 2^-`target_bits` ulp; `each` as in `compute`."""
     settings = dataclasses.replace(reference.settings, target_bits=target_bits)
     renewed = list(reference.rows)
     for n in rows:
         old = renewed[n]
         if old is not None:
-            renewed[n] = _row(old.estimates, reference.values.format, settings)
+            renewed[n] = _row(old.estimates, reference.values.format, settings, each)
     return _assemble(problem, reference.values.format, reference.settings, renewed)
 
 
@@ -198,9 +231,9 @@ def digits_of(precision_bits: int) -> int:
 
 
 @np.errstate(all="ignore")
-def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
+def _row(estimates: Estimates, fmt: Format, settings: Settings, each: Each = map) -> RowReference:
     """One row, evaluated again with a smaller step and more bits until the uncertainty is met (Ziv's strategy)."""
-    evaluate = engines.load(settings.engine).METHODS[settings.method]
+    method = engines.load(settings.engine).METHODS[settings.method]
     # a hair below, so that 1/2 is planned for the ulp on its lower side
     ulp_log2 = ulp_log2_of(fmt, estimates.gradient * (1 - 2.0**-10))
     vanishing = estimates.row.vanishing
@@ -214,7 +247,8 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
     size_log2 = math.log2(max(estimates.scale * estimates.weight, 1.0))
     smallest_unit_log2 = max(SMALLEST_UNIT_LOG2, math.ceil(size_log2) - 900)
     for evaluations in range(1, 1000):
-        evaluation = evaluate(estimates, current)
+        differences = method(estimates=estimates, plan=current)
+        shares, evaluation = engines.evaluate(differences, each=each)
         truncation = truncation_log2(estimates, current)
         error_log2 = np.where(vanishing, -np.inf, np.logaddexp2(truncation, evaluation.rounding_log2))
         kept = ~vanishing
@@ -236,9 +270,7 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
             step_log2=current.step_log2 - coarse,
             precision_bits=current.precision_bits + coarse + short,
         )
-    return RowReference(
-        estimates=estimates, evaluation=evaluation, values=values, plan=current, evaluations=evaluations
-    )
+    return RowReference(differences=differences, shares=shares, values=values, plan=current, evaluations=evaluations)
 
 
 def _assemble(problem: Problem, fmt: Format, settings: Settings, rows: list[RowReference | None]) -> Reference:
