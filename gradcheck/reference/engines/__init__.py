@@ -165,10 +165,12 @@ def evaluate(differences: Differences, places: Int64 | None = None, each: Each =
     """
     pairs = len(differences.estimates.row.logits)
     whole = _blocks(differences, np.arange(pairs), SUMMED)
-    shares = list(_mapped(each, whole)(_share, whole))
-    # the same blocks need not make their exponentials again in the same process
-    again = places is None and SUMMED == EVALUATED
-    blocks = whole if again else _blocks(differences, np.arange(pairs) if places is None else places, EVALUATED)
+    if places is None and SUMMED == EVALUATED:
+        # a block that comes back has its exponentials with it, where they can be sent
+        shares, blocks = map(list, zip(*_mapped(each, whole)(_summed, whole), strict=True))
+    else:
+        shares = list(_mapped(each, whole)(_share, whole))
+        blocks = _blocks(differences, np.arange(pairs) if places is None else places, EVALUATED)
     found = list(_mapped(each, blocks)(_evaluate, blocks, itertools.repeat(shares)))
     if len(found) == 1:
         return shares, found[0]
@@ -195,6 +197,10 @@ def _mapped(each: Each, blocks: list[Block]) -> Each:
 
 def _share(block: Block) -> Any:
     return block.share()
+
+
+def _summed(block: Block) -> tuple[Any, Block]:
+    return block.share(), block
 
 
 def _evaluate(block: Block, shares: list[Any]) -> Evaluation:

@@ -110,6 +110,10 @@ class _Block:
             balls = _Balls(self.pairs)
             return balls, balls.exps()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # python-flint cannot pickle a ball, and making it again is as quick as sending it
+        return {name: value for name, value in vars(self).items() if name != "_balls"}
+
     def share(self) -> _Share:
         """Their part of S − 1."""
         balls, exps = self._balls
