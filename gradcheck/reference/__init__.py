@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradcheck.estimates import Estimates, estimate, ulp_log2_of
+from gradcheck.estimates import Estimates, closed_form_error, estimate, ulp_log2_of
 from gradcheck.exact import Dyadic
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import Format, Int64
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import engines
-from gradcheck.reference.engines import Differences, Each
+from gradcheck.reference.engines import Differences, Each, Evaluation
 from gradcheck.reference.rule import PRECISION_CAP_BITS, TARGET_BITS, Plan, plan, truncation_log2
 from gradcheck.reference.stencils import stencil
 from gradcheck.reference.values import SMALLEST_UNIT_LOG2, Values, nothing, values_in_units
@@ -69,12 +69,15 @@ class RowReference:
 
     Attributes:
         differences, shares: what any of its values can be made of again.
-        values: the central differences, (m,).
+        places: the pairs whose values are central differences, ascending; None for all. The values of the others are
+            the closed form in float64, with its error.
+        values: (m,).
         evaluations: rounds of Ziv's loop that it took.
     """
 
     differences: Differences
     shares: Sequence[Any]
+    places: Int64 | None
     values: Values
     plan: Plan
     evaluations: int
@@ -90,11 +93,11 @@ class RowReference:
         return self.estimates.row.inverse
 
     def exact(self, pair: int) -> Dyadic:
-        """The value of a pair, to all its digits."""
+        """The central difference of a pair, to all its digits, whatever `values` holds of it."""
         return self.exact_of(np.array([pair]))[0]
 
     def exact_of(self, pairs: Int64) -> list[Dyadic]:
-        """The values of some pairs, evaluated again, which together is quicker than one by one."""
+        """The central differences of some pairs, evaluated again, which together is quicker than one by one."""
         found = engines.exact(self.differences, self.shares, pairs)
         vanishing = self.estimates.row.vanishing[pairs].tolist()
         return [Dyadic(0, 0) if zero else value for zero, value in zip(vanishing, found, strict=True)]
@@ -174,16 +177,49 @@ def compute(
     return _assemble(problem, fmt, settings, rows)
 
 
+@np.errstate(all="ignore")
+def at(
+    problem: Problem,
+    fmt: Format,
+    settings: Settings,
+    places: Sequence[Int64 | None],
+    on_row: Callable[[], None] = lambda: None,
+    each: Each = map,
+) -> Reference:
+    """`compute`, where only some components are central differences; the others are the closed form in float64.
+
+    A row costs the sum over its classes and the differences that are asked for. These are those of `compute`, to the
+    last bit where its row takes one round. The closed form is off by no more than the uncertainty that it is given.
+
+    Args:
+        places: the classes of each row, (N,); None for all of them. Classes that share logit and label weight with
+            them are differences, too.
+    """
+    rows: list[RowReference | None] = []
+    for row, classes in zip(problem.distinct, places, strict=True):
+        if row is None:
+            rows.append(None)
+        else:
+            pairs = None if classes is None else np.unique(row.inverse[classes])
+            rows.append(_row(estimate(row), fmt, settings, each, pairs))
+        on_row()
+    return _assemble(problem, fmt, settings, rows)
+
+
 def refine(
     problem: Problem, reference: Reference, rows: Iterable[int], target_bits: int, each: Each = map
 ) -> Reference:
-    """`reference` with the given rows made again to an uncertainty of 2^-`target_bits` ulp; `each` as in `compute`."""
+    """`reference` with the given rows made again, their differences to an uncertainty of 2^-`target_bits` ulp.
+
+    Args:
+        each: as in `compute`.
+    """
     settings = dataclasses.replace(reference.settings, target_bits=target_bits)
     renewed = list(reference.rows)
     for n in rows:
         old = renewed[n]
         if old is not None:
-            renewed[n] = _row(old.estimates, reference.values.format, settings, each)
+            renewed[n] = _row(old.estimates, reference.values.format, settings, each, old.places)
     return _assemble(problem, reference.values.format, reference.settings, renewed)
 
 
@@ -231,8 +267,14 @@ def digits_of(precision_bits: int) -> int:
 
 
 @np.errstate(all="ignore")
-def _row(estimates: Estimates, fmt: Format, settings: Settings, each: Each = map) -> RowReference:
-    """One row, evaluated again with a smaller step and more bits until the uncertainty is met (Ziv's strategy)."""
+def _row(
+    estimates: Estimates, fmt: Format, settings: Settings, each: Each = map, places: Int64 | None = None
+) -> RowReference:
+    """One row, evaluated again with a smaller step and more bits until the uncertainty is met (Ziv's strategy).
+
+    Args:
+        places: the pairs to evaluate, ascending; None for all.
+    """
     method = engines.load(settings.engine).METHODS[settings.method]
     # a hair below, so that 1/2 is planned for the ulp on its lower side
     ulp_log2 = ulp_log2_of(fmt, estimates.gradient * (1 - 2.0**-10))
@@ -246,12 +288,16 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings, each: Each = map
     # the errors of heavy labels must not overflow in units of tiny components
     size_log2 = math.log2(max(estimates.scale * estimates.weight, 1.0))
     smallest_unit_log2 = max(SMALLEST_UNIT_LOG2, math.ceil(size_log2) - 900)
+    kept = ~vanishing
+    asked = kept if places is None else kept & np.isin(np.arange(len(kept)), places)
     for evaluations in range(1, 1000):
         differences = method(estimates=estimates, plan=current)
-        shares, evaluation = engines.evaluate(differences, each=each)
+        shares, evaluation = engines.evaluate(differences, places, each)
         truncation = truncation_log2(estimates, current)
+        if places is not None:
+            truncation = np.where(asked, truncation, -np.inf)
+            evaluation = _amid_closed_form(estimates, places, evaluation)
         error_log2 = np.where(vanishing, -np.inf, np.logaddexp2(truncation, evaluation.rounding_log2))
-        kept = ~vanishing
         cut = (evaluation.high * kept, evaluation.low * kept, evaluation.exponent)
         values = values_in_units(fmt, *cut, error_log2, smallest_unit_log2)
         # Where the error may hide the value, ask as if the value were smaller still, and bolder every round
@@ -259,10 +305,10 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings, each: Each = map
         hidden = values.uncertainty >= values.size / 2
         ulp_log2 = np.maximum(fmt.subnormal_log2, np.where(hidden, np.minimum(bold, values.ulp_log2), values.ulp_log2))
         goal = ulp_log2 - settings.target_bits
-        if settings.fixed or bool((error_log2 <= goal).all()):
+        if settings.fixed or bool((error_log2 <= goal)[asked].all()):
             break
-        coarse = max(0, math.ceil((float((truncation - goal)[kept].max()) + 1) / shape.order))
-        short = max(0, math.ceil(float((evaluation.rounding_log2 - goal)[kept].max()) + 1))
+        coarse = max(0, math.ceil((float((truncation - goal)[asked].max()) + 1) / shape.order))
+        short = max(0, math.ceil(float((evaluation.rounding_log2 - goal)[asked].max()) + 1))
         if current.precision_bits + coarse + short > PRECISION_CAP_BITS:
             break
         current = dataclasses.replace(
@@ -270,7 +316,23 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings, each: Each = map
             step_log2=current.step_log2 - coarse,
             precision_bits=current.precision_bits + coarse + short,
         )
-    return RowReference(differences=differences, shares=shares, values=values, plan=current, evaluations=evaluations)
+    return RowReference(
+        differences=differences, shares=shares, places=places, values=values, plan=current, evaluations=evaluations
+    )
+
+
+def _amid_closed_form(estimates: Estimates, places: Int64, evaluation: Evaluation) -> Evaluation:
+    """Differences at some places, and the closed form in float64 at the others, where its error stands for rounding."""
+    closed = estimates.gradient
+    found = Evaluation(
+        high=np.where(np.isfinite(closed), closed, 0.0),
+        low=np.zeros_like(closed),
+        exponent=np.zeros(len(closed), dtype=np.int64),
+        rounding_log2=np.log2(closed_form_error(estimates)),
+    )
+    for name, array in vars(found).items():
+        array[places] = getattr(evaluation, name)
+    return found
 
 
 def _assemble(problem: Problem, fmt: Format, settings: Settings, rows: list[RowReference | None]) -> Reference:
