@@ -1,4 +1,4 @@
-"""What float64 knows of a row: enough to choose a step, a precision or a tolerance, never for a verdict."""
+"""What float64 knows of a row: enough to choose a step, a precision, a tolerance, and how far its gradient is off."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def estimate_rows(terms: Terms, kept: NDArray[np.bool_]) -> RowsEstimates:
         weight = weight + 2 * abs(zeta) * (1 + np.abs(lse))
     gradient = (sign * scale) * slope * inner
     epsilon = 2.0**-52
-    common = 12 * math.log(max(classes, 2)) + 64 + 16 * reach * capped + 4 * widest
+    common = 12 * math.log(max(classes, 2)) + 64 + (16 * reach if capped else 0.0)
     error = (3 * delta + common) * p
     error *= 2 * weight
     if terms.plain_labels and not zeta:
@@ -219,8 +219,13 @@ def estimate_rows(terms: Terms, kept: NDArray[np.bool_]) -> RowsEstimates:
     else:
         error += 16 * np.abs(q)
     error *= scale * slope * epsilon
+    if capped:
+        # the rounding of l/c, which sech² magnifies
+        error += np.abs(gradient) * ((4 * widest + 8) * epsilon)
     # what underflows
-    error += scale * np.maximum(weight, 1.0) * steepest * 2.0**-1000
+    error += scale * np.maximum(weight, 1.0) / temperature * 2.0**-1000 + 2.0**-1060
+    # of large relative errors more than the first order counts
+    error = np.where((common * epsilon < 2.0**-20) & np.isfinite(gradient), error, np.inf)
     return RowsEstimates(
         classes=classes,
         capped=capped,

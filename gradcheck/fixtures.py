@@ -598,9 +598,7 @@ def _apart(path: Path, problem: Problem, derived: Reference, arrays: dict[Path, 
     """
     bits = problem.format.dtype.kind == "V"  # NumPy has no name for it, and keeps its bit patterns
     labels = problem.labels
-    high, low, exponent = cut_each(
-        [[derived.exact(row, cls) for cls in range(problem.classes)] for row in range(problem.rows)]
-    )
+    high, low, exponent = cut_each([derived.exact_row(row) for row in range(problem.rows)])
     # 0 where the value cannot be told from it, nan where there is none
     high = np.where(derived.values.resolved, high, 0.0)
     high, low = np.where(derived.judged, high, np.nan), np.where(derived.values.resolved, low, 0.0)

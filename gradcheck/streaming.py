@@ -234,16 +234,16 @@ def _again(task: _Again) -> _Closer:
     gradient = task.candidate.gradient(problem)
     closed = ClosedForm(problem, before.gradient_format)
     limits = how.tolerance.limits(closed.values, stable_bound(closed, flush=how.flush))
-    open_ = undecided(Comparison(closed, gradient), limits)
-    places = [np.union1d(some, np.flatnonzero(row)) for some, row in zip(task.places, open_, strict=True)]
-    exact = reference.at(problem, before.gradient_format, how.settings, places)
+    left_open = undecided(Comparison(closed, gradient), limits)
+    places = [np.union1d(some, np.flatnonzero(row)) for some, row in zip(task.places, left_open, strict=True)]
+    exact = reference.at(problem, before.gradient_format, how.settings, closed.at_once, places)
     _confirm(closed, exact, places)
     (after,) = checking.outcomes(problem, [task.candidate], how, exactly=lambda *_: exact)
     judged = problem.status == RowStatus.JUDGED
     return _Closer(
         before=before.outcome,
         after=after.outcome,
-        undecided=int(open_.sum()),
+        undecided=int(left_open.sum()),
         differences=sum(len(some) for some, whether in zip(places, judged, strict=True) if whether),
     )
 

@@ -125,12 +125,13 @@ def sweep(problem: Problem, *, case: str, row: int = 0, cls: int | None = None, 
 
 def _choice(fmt: Format, found: RowReference, pair: int, order: int, engine: str) -> Choice:
     picked = plan(found.estimates, fmt, found.values.ulp_log2, stencil(order), TARGET_BITS)
-    evaluation = engines.load(engine).METHODS["incremental"](found.estimates, picked)
+    differences = engines.load(engine).METHODS["incremental"](estimates=found.estimates, plan=picked)
+    _, evaluation = engines.evaluate(differences, np.array([pair]))
     ulp_log2 = float(found.values.ulp_log2[pair])
     return Choice(
         plan=picked,
         truncation_ulp=2.0 ** (float(truncation_log2(found.estimates, picked)[pair]) - ulp_log2),
-        rounding_ulp=2.0 ** (float(evaluation.rounding_log2[pair]) - ulp_log2),
+        rounding_ulp=2.0 ** (float(evaluation.rounding_log2[0]) - ulp_log2),
     )
 
 
@@ -140,7 +141,7 @@ _Found = tuple[str, str, int, Fraction, tuple[float, float] | None]
 def _differences(
     problem: Problem, row: int, cls: int, estimates: Estimates, pair: int, engine: str
 ) -> Iterator[_Found]:
-    evaluate = engines.load(engine).METHODS["incremental"]
+    method = engines.load(engine).METHODS["incremental"]
     for digits in DIGITS:
         by_order: dict[tuple[int, int], Fraction] = {}
         for order in ORDERS:
@@ -148,11 +149,13 @@ def _differences(
             bits, bound_log2 = reference.bits_of(digits), derivative_log2(estimates, shape)
             for depth in range(_DEEPEST + 1):
                 used = Plan(stencil=shape, step_log2=-depth, precision_bits=bits, derivative_log2=bound_log2)
-                evaluation = evaluate(estimates, used)
-                by_order[order, depth] = to_fraction(evaluation.exact(pair))
+                differences, place = method(estimates=estimates, plan=used), np.array([pair])
+                shares, evaluation = engines.evaluate(differences, place)
+                (exact,) = engines.exact(differences, shares, place)
+                by_order[order, depth] = to_fraction(exact)
                 parts = (
                     2.0 ** float(truncation_log2(estimates, used)[pair]),
-                    2.0 ** float(evaluation.rounding_log2[pair]),
+                    2.0 ** float(evaluation.rounding_log2[0]),
                 )
                 yield f"{digits} digits", str(order), -depth, by_order[order, depth], parts
         for depth in range(_DEEPEST):

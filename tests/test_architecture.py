@@ -18,7 +18,7 @@ FLOORS = (
     {"text", "problem", "distributions", "processes", "workers"},
     {"batch", "estimates", "closed_form", "losses", "files"},
     {"catalogue", "candidates", "reference"},
-    {"tolerances", "fixtures"},
+    {"screening", "tolerances", "fixtures"},
     {"metrics", "mistakes", "diagnosis"},
     {"profiles"},
     {"results"},

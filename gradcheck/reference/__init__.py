@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradcheck.estimates import Estimates, Known, estimate, ulp_log2_of
+from gradcheck.estimates import Estimates, Known, RowsEstimates, estimate, ulp_log2_of
 from gradcheck.exact import Dyadic
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import Float64, Format, Int64
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference import engines
-from gradcheck.reference.engines import Evaluation
+from gradcheck.reference.engines import Differences, Each, Evaluation
 from gradcheck.reference.rule import PRECISION_CAP_BITS, TARGET_BITS, Plan, plan, truncation_log2
 from gradcheck.reference.stencils import stencil
 from gradcheck.reference.values import SMALLEST_UNIT_LOG2, Values, nothing, spread_rows, values_in_units
@@ -64,19 +64,41 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Closed:
+    """The closed form in float64, which a row holds where no central difference is asked for.
+
+    Attributes:
+        places: the pairs whose differences are asked for, ascending.
+        gradient, error: of all pairs, (m,).
+    """
+
+    places: Int64
+    gradient: Float64
+    error: Float64
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class RowReference:
     """The reference of one row, a value for each distinct (logit, label weight) pair.
 
     Attributes:
-        values: the central differences, (m,).
+        differences, shares: what any of its values can be made of again.
+        closed: what stands beside the differences, where not all of them are asked for.
+        values: (m,).
         evaluations: rounds of Ziv's loop that it took.
     """
 
-    estimates: Estimates
-    evaluation: Evaluation
+    differences: Differences
+    shares: Sequence[Any]
+    closed: Closed | None
     values: Values
     plan: Plan
     evaluations: int
+
+    @property
+    def estimates(self) -> Estimates:
+        """What float64 knows of it."""
+        return self.differences.estimates
 
     @property
     def inverse(self) -> Int64:
@@ -84,13 +106,19 @@ class RowReference:
         return self.estimates.row.inverse
 
     def exact(self, pair: int) -> Dyadic:
-        """The value of a pair, to all its digits."""
-        return Dyadic(0, 0) if self.estimates.row.vanishing[pair] else self.evaluation.exact(pair)
+        """The central difference of a pair, to all its digits, whatever `values` holds of it."""
+        return self.exact_of(np.array([pair]))[0]
+
+    def exact_of(self, pairs: Int64) -> list[Dyadic]:
+        """The central differences of some pairs, evaluated again, which together is quicker than one by one."""
+        found = engines.exact(self.differences, self.shares, pairs)
+        vanishing = self.estimates.row.vanishing[pairs].tolist()
+        return [Dyadic(0, 0) if zero else value for zero, value in zip(vanishing, found, strict=True)]
 
     @cached_property
     def loss(self) -> Dyadic | float:
         """The row's loss to 30 digits; ±inf where a class with label weight has logit -inf."""
-        return self.estimates.row.infinite_loss or self.evaluation.loss()
+        return self.estimates.row.infinite_loss or self.differences.loss(self.shares)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,6 +138,14 @@ class Reference:
         """The reference of one component, to all its digits."""
         reference = self.rows[row]
         return Dyadic(0, 0) if reference is None else reference.exact(int(reference.inverse[cls]))
+
+    def exact_row(self, row: int) -> list[Dyadic]:
+        """The reference of a row's components, to all their digits."""
+        reference = self.rows[row]
+        if reference is None:
+            return [Dyadic(0, 0)] * self.values.high.shape[1]
+        found = reference.exact_of(np.arange(len(reference.values.high)))
+        return [found[pair] for pair in reference.inverse.tolist()]
 
     @property
     def estimates(self) -> list[Estimates | None]:
@@ -140,23 +176,74 @@ class Reference:
 
 
 @np.errstate(all="ignore")
-def compute(problem: Problem, fmt: Format, settings: Settings, on_row: Callable[[], None] = lambda: None) -> Reference:
-    """The reference of every row of `problem` for gradients in the format `fmt`; `on_row` is called after each."""
+def compute(
+    problem: Problem,
+    fmt: Format,
+    settings: Settings,
+    on_row: Callable[[], None] = lambda: None,
+    each: Each = map,
+) -> Reference:
+    """The reference of every row of `problem` for gradients in the format `fmt`.
+
+    Args:
+        on_row: is called after each row.
+        each: `map`, or that of an executor, which shares a row of many classes among processes.
+    """
     rows = []
     for row in problem.distinct:
-        rows.append(None if row is None else _row(estimate(row), fmt, settings))
+        rows.append(None if row is None else _row(estimate(row), fmt, settings, each))
         on_row()
     return _assemble(problem, fmt, settings, rows)
 
 
-def refine(problem: Problem, reference: Reference, rows: Iterable[int], target_bits: int) -> Reference:
-    """`reference` with the given rows made again to an uncertainty of 2^-`target_bits` ulp."""
+@np.errstate(all="ignore")
+def at(
+    problem: Problem,
+    fmt: Format,
+    settings: Settings,
+    known: RowsEstimates,
+    places: Sequence[Int64],
+    on_row: Callable[[], None] = lambda: None,
+    each: Each = map,
+) -> Reference:
+    """`compute`, where only some components are central differences; the others are the closed form in float64.
+
+    A row costs the sum over its classes and the differences that are asked for. These are those of `compute`, to the
+    last bit where its row takes one round. The closed form is off by no more than the uncertainty that it is given.
+
+    Args:
+        known: the closed form of all rows, with its error.
+        places: the classes of each row, (N,). Classes that share logit and label weight with them are differences, too.
+    """
+    rows: list[RowReference | None] = []
+    for n, (row, classes) in enumerate(zip(problem.distinct, places, strict=True)):
+        if row is None:
+            rows.append(None)
+        else:
+            closed = Closed(
+                places=np.unique(row.inverse[classes]),
+                gradient=known.gradient[n, row.stand_ins],
+                error=known.error[n, row.stand_ins],
+            )
+            rows.append(_row(estimate(row), fmt, settings, each, closed))
+        on_row()
+    return _assemble(problem, fmt, settings, rows)
+
+
+def refine(
+    problem: Problem, reference: Reference, rows: Iterable[int], target_bits: int, each: Each = map
+) -> Reference:
+    """`reference` with the given rows made again, their differences to an uncertainty of 2^-`target_bits` ulp.
+
+    Args:
+        each: as in `compute`.
+    """
     settings = dataclasses.replace(reference.settings, target_bits=target_bits)
     renewed = list(reference.rows)
     for n in rows:
         old = renewed[n]
         if old is not None:
-            renewed[n] = _row(old.estimates, reference.values.format, settings)
+            renewed[n] = _row(old.estimates, reference.values.format, settings, each, old.closed)
     return _assemble(problem, reference.values.format, reference.settings, renewed)
 
 
@@ -204,9 +291,15 @@ def digits_of(precision_bits: int) -> int:
 
 
 @np.errstate(all="ignore")
-def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
-    """One row, evaluated again with a smaller step and more bits until the uncertainty is met (Ziv's strategy)."""
-    evaluate = engines.load(settings.engine).METHODS[settings.method]
+def _row(
+    estimates: Estimates, fmt: Format, settings: Settings, each: Each = map, closed: Closed | None = None
+) -> RowReference:
+    """One row, evaluated again with a smaller step and more bits until the uncertainty is met (Ziv's strategy).
+
+    Args:
+        closed: says which pairs to evaluate, and what the others are; None evaluates all.
+    """
+    method = engines.load(settings.engine).METHODS[settings.method]
     # a hair below, so that 1/2 is planned for the ulp on its lower side
     ulp_log2 = ulp_log2_of(fmt, estimates.gradient * (1 - 2.0**-10))
     vanishing = estimates.row.vanishing
@@ -219,11 +312,17 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
     # the errors of heavy labels must not overflow in units of tiny components
     size_log2 = math.log2(max(estimates.scale * estimates.weight, 1.0))
     smallest_unit_log2 = max(SMALLEST_UNIT_LOG2, math.ceil(size_log2) - 900)
+    kept = ~vanishing
+    places = None if closed is None else closed.places
+    asked = kept if places is None else kept & np.isin(np.arange(len(kept)), places)
     for evaluations in range(1, 1000):
-        evaluation = evaluate(estimates, current)
+        differences = method(estimates=estimates, plan=current)
+        shares, evaluation = engines.evaluate(differences, places, each)
         truncation = truncation_log2(estimates, current)
+        if closed is not None:
+            truncation = np.where(asked, truncation, -np.inf)
+            evaluation = _amid(closed, evaluation)
         error_log2 = np.where(vanishing, -np.inf, np.logaddexp2(truncation, evaluation.rounding_log2))
-        kept = ~vanishing
         cut = (evaluation.high * kept, evaluation.low * kept, evaluation.exponent)
         values = values_in_units(fmt, *cut, error_log2, smallest_unit_log2)
         # Where the error may hide the value, ask as if the value were smaller still, and bolder every round
@@ -231,10 +330,10 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
         hidden = values.uncertainty >= values.size / 2
         ulp_log2 = np.maximum(fmt.subnormal_log2, np.where(hidden, np.minimum(bold, values.ulp_log2), values.ulp_log2))
         goal = ulp_log2 - settings.target_bits
-        if settings.fixed or bool((error_log2 <= goal).all()):
+        if settings.fixed or bool((error_log2 <= goal)[asked].all()):
             break
-        coarse = max(0, math.ceil((float((truncation - goal)[kept].max()) + 1) / shape.order))
-        short = max(0, math.ceil(float((evaluation.rounding_log2 - goal)[kept].max()) + 1))
+        coarse = max(0, math.ceil((float((truncation - goal)[asked].max()) + 1) / shape.order))
+        short = max(0, math.ceil(float((evaluation.rounding_log2 - goal)[asked].max()) + 1))
         if current.precision_bits + coarse + short > PRECISION_CAP_BITS:
             break
         current = dataclasses.replace(
@@ -243,8 +342,21 @@ def _row(estimates: Estimates, fmt: Format, settings: Settings) -> RowReference:
             precision_bits=current.precision_bits + coarse + short,
         )
     return RowReference(
-        estimates=estimates, evaluation=evaluation, values=values, plan=current, evaluations=evaluations
+        differences=differences, shares=shares, closed=closed, values=values, plan=current, evaluations=evaluations
     )
+
+
+def _amid(closed: Closed, evaluation: Evaluation) -> Evaluation:
+    """Differences at some places; the error of what stands at the others counts as rounding."""
+    found = Evaluation(
+        high=np.where(np.isfinite(closed.gradient), closed.gradient, 0.0),
+        low=np.zeros_like(closed.gradient),
+        exponent=np.zeros(len(closed.gradient), dtype=np.int64),
+        rounding_log2=np.log2(closed.error),
+    )
+    for name, array in vars(found).items():
+        array[closed.places] = getattr(evaluation, name)
+    return found
 
 
 def _assemble(problem: Problem, fmt: Format, settings: Settings, rows: list[RowReference | None]) -> Reference:

@@ -171,7 +171,7 @@ def test_what_a_series_leaves_out_is_in_its_ball(order: int, monkeypatch: pytest
         row = make_problem([logits], [label]).terms.row(0)
         sound = reference._row(estimate(row), named("float64"), settings)
         with monkeypatch.context() as patch:
-            patch.setattr(flint, "_series_terms", lambda *_: (1, []))
+            patch.setattr(flint, "_series_terms", lambda e, *_: (1, np.zeros(len(e.z), dtype=bool)))
             coarse = reference._row(estimate(row), named("float64"), settings)
         assert (coarse.values.uncertainty > 2 * sound.values.uncertainty).any()
         for found in (sound, coarse):
@@ -187,7 +187,7 @@ def test_the_few_that_need_more_terms_take_their_logarithms(monkeypatch: pytest.
     chosen = []
     choose = flint._series_terms
 
-    def seen(*arguments: Any) -> tuple[int, list[int]]:
+    def seen(*arguments: Any) -> tuple[int, Any]:
         chosen.append(choose(*arguments))
         return chosen[-1]
 
@@ -196,7 +196,7 @@ def test_the_few_that_need_more_terms_take_their_logarithms(monkeypatch: pytest.
         found = reference._row(estimate(row), named("float64"), Settings(engine="flint", order=order))
         assert_within_claim(found)
         terms, others = chosen[-1]
-        assert others == [30]
+        assert np.flatnonzero(others).tolist() == [30]
         assert terms < 10
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -17,12 +17,11 @@ from gradcheck import catalogue, reference
 from gradcheck.estimates import estimate
 from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.exceptions import UnknownNameError, UsageError
-from gradcheck.formats import Float64, Format, named
+from gradcheck.formats import Float64, Format, Int64, named
 from gradcheck.problem import Problem
 from gradcheck.reference import Reference, Settings
-from gradcheck.reference.engines import Evaluation
 from gradcheck.reference.engines import mpmath as engine
-from gradcheck.reference.rule import TARGET_BITS, Plan, plan
+from gradcheck.reference.rule import TARGET_BITS, plan
 from gradcheck.reference.stencils import stencil
 from tests.conftest import EVERY_FORMAT, make_problem, real
 from tests.reference import closed_form
@@ -66,7 +65,7 @@ def test_agrees_with_certified_gradients_to_the_last_digit(name: str) -> None:
     rounded = np.zeros(problem.logits.shape)
     for n, row in enumerate(exact.rows):
         assert row is not None
-        rounded[n] = np.array([problem.format.round(value) for value in map(row.exact, range(len(row.values.high)))])[
+        rounded[n] = np.array([problem.format.round(value) for value in row.exact_of(np.arange(len(row.values.high)))])[
             row.inverse
         ]
     known, found = certified(archive, rounded)
@@ -132,7 +131,7 @@ def test_hand_computed() -> None:
 
 
 def _values(row: reference.RowReference) -> list[Dyadic]:
-    return [row.exact(i) for i in range(len(row.values.high))]
+    return row.exact_of(np.arange(len(row.values.high)))
 
 
 def disagreement(one: Reference, other: Reference) -> float:
@@ -185,48 +184,42 @@ def test_direct_and_incremental_and_two_precisions_agree(name: str, fmt: Format)
         assert exact.values.in_ulps(exact.values.uncertainty).max() <= 2.0**-bits
 
 
-Evaluate = Callable[..., Evaluation]
+class WrongSum(engine.Incremental):
+    """Counts one class twice in S."""
+
+    def block(self, places: Int64) -> engine._Block:
+        block = super().block(places)
+        counts = block.pairs.counts + np.eye(len(places), dtype=int)[0]
+        return dataclasses.replace(block, pairs=dataclasses.replace(block.pairs, counts=counts))
 
 
-def wrong_sum(evaluate: Evaluate) -> Evaluate:
-    """Leaves one class out of S."""
-
-    def wrong(estimates: Any, current: Plan) -> Evaluation:
-        row = dataclasses.replace(
-            estimates.row, counts=estimates.row.counts + np.eye(len(estimates.row.counts), dtype=int)[0]
-        )
-        return evaluate(dataclasses.replace(estimates, row=row), current)
-
-    return wrong
-
-
-def wrong_step(evaluate: Evaluate) -> Evaluate:
+class WrongStep(engine.Incremental):
     """Divides by a step other than the one that it took."""
 
-    def wrong(estimates: Any, current: Plan) -> Evaluation:
-        found = evaluate(estimates, current)
-        exact = found.exact
-        return dataclasses.replace(found, exact=lambda i: exact(i).scaled(Fraction(1001, 1000), 400))
+    class Block(engine._Block):
+        def exact(self, shares: Sequence[int]) -> list[Dyadic]:
+            return [value.scaled(Fraction(1001, 1000), 400) for value in super().exact(shares)]
 
-    return wrong
+    def block(self, places: Int64) -> engine._Block:
+        block = super().block(places)
+        fields = {field.name: getattr(block, field.name) for field in dataclasses.fields(block)}
+        return self.Block(**fields)
 
 
-def wrong_rounding(evaluate: Evaluate) -> Evaluate:
+class WrongRounding(engine.Incremental):
     """Claims more bits than it computed with."""
 
-    def wrong(estimates: Any, current: Plan) -> Evaluation:
-        short = dataclasses.replace(current, precision_bits=current.precision_bits - 30)
-        return dataclasses.replace(evaluate(estimates, short), rounding_log2=evaluate(estimates, current).rounding_log2)
-
-    return wrong
+    def block(self, places: Int64) -> engine._Block:
+        block = super().block(places)
+        return dataclasses.replace(block, bits=block.bits - 30)
 
 
-@pytest.mark.parametrize("mistake", [wrong_sum, wrong_step, wrong_rounding])
-def test_a_wrong_reference_is_caught(mistake: Callable[[Evaluate], Evaluate], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mistake", [WrongSum, WrongStep, WrongRounding])
+def test_a_wrong_reference_is_caught(mistake: type[engine.Incremental], monkeypatch: pytest.MonkeyPatch) -> None:
     problem = make_problem([[0.3, -1.2, 2.5, 0.7]], [1], "float32")
     sound = reference.compute(problem, problem.format, Settings(method="direct"))
     assert disagreement(sound, reference.compute(problem, problem.format, Settings())) <= 1
-    monkeypatch.setitem(engine.METHODS, "incremental", mistake(engine.METHODS["incremental"]))
+    monkeypatch.setitem(engine.METHODS, "incremental", mistake)
     assert disagreement(sound, reference.compute(problem, problem.format, Settings())) > 1
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import mpmath
@@ -32,10 +34,11 @@ from mpmath.libmp import (
 
 from gradcheck.estimates import Estimates
 from gradcheck.exact import Dyadic
-from gradcheck.formats import Float64
+from gradcheck.formats import Float64, Int64
 from gradcheck.problem import Row
-from gradcheck.reference.engines import Evaluation, cut_each
+from gradcheck.reference.engines import Evaluation, Method, Pairs, cut_each
 from gradcheck.reference.rule import Plan
+from gradcheck.reference.stencils import Stencil
 
 CERTIFIED = False
 """libmp's exp and log are taken to be good to one unit in their last place; they state no proof."""
@@ -49,35 +52,146 @@ _SERIES_GAIN = 12
 _Raw = tuple[int, int, int, int]
 
 
-def incremental(estimates: Estimates, plan: Plan) -> Evaluation:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Incremental:
     """Every perturbed loss from S± = S + (exp(z_i±) − exp(z_i)): O(1) work for each component."""
-    row, bits, stencil = estimates.row, plan.precision_bits, plan.stencil
-    shifted = _Shifted(estimates, plan)
-    total = sum(n * e for n, e in zip(row.counts.tolist(), shifted.exps, strict=True))
-    # weights below 1 need as many more bits behind the point
-    extra = 8 + max(0, -_floor_log2(max(abs(weight) for weight in (*row.weights, row.zeta)) or Fraction(1)))
-    to_units = bits + extra
-    common = math.lcm(*(c.denominator for c in stencil.coefficients))
-    nodes = [(j, int(c * common)) for j, c in enumerate(stencil.coefficients, start=1)]
-    total_q, zeta = row.total_q / common, row.zeta / common
-    linear = shifted.linear(to_units)
-    lse = to_fixed(mpf_add(shifted.largest, _fixed_log(total, bits)), bits) if zeta else 0
-    values = []
-    for i, exp in enumerate(shifted.exps):
-        if shifted.masked[i]:
-            values.append(_rational(-row.q[i] * row.scale * row.masked_slope, bits))
-            continue
-        first = second = 0
-        for j, c in nodes:
-            up, down = (_log1p_fixed((moved << bits) // total, bits) for moved in shifted.around(i, exp, j))
-            first += c * (up - down)
+
+    estimates: Estimates
+    plan: Plan
+
+    def block(self, places: Int64) -> _Block:
+        """The pairs at some places, ascending."""
+        return _Block(
+            pairs=Pairs.of(self.estimates.row, places),
+            delta=self.estimates.delta[places],
+            rounding_log2=self._rounding_log2[places],
+            stencil=self.plan.stencil,
+            step_log2=self.plan.step_log2,
+            bits=self.plan.precision_bits,
+            extra=self._extra,
+        )
+
+    def loss(self, shares: Sequence[Any]) -> Dyadic:
+        """The row's loss to 30 digits or more."""
+        return _loss(self.estimates.row)
+
+    @cached_property
+    def _rounding_log2(self) -> Float64:
+        return _incremental_rounding_log2(self.estimates, self.plan)
+
+    @cached_property
+    def _extra(self) -> int:
+        # weights below 1 need as many more bits behind the point
+        row = self.estimates.row
+        return 8 + max(0, -_floor_log2(max(abs(weight) for weight in (*row.weights, row.zeta)) or Fraction(1)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Block:
+    """Some pairs of a row as scaled integers, and what a step does to each.
+
+    Attributes:
+        extra: bits behind the point beyond those of the plan.
+    """
+
+    pairs: Pairs
+    delta: Float64
+    rounding_log2: Float64
+    stencil: Stencil
+    step_log2: int
+    bits: int
+    extra: int
+
+    @cached_property
+    def _exps(self) -> list[int]:
+        """exp(z − z_max)."""
+        bits = self.bits
+        # exp below 2^-(P+1) is 0 in units of 2^-P
+        nothing = (bits + 2) * math.log(2)
+        return [
+            0 if arg is None or delta > nothing else to_fixed(mpf_exp(arg, bits, "n"), bits)
+            for arg, delta in zip(_arguments(self.pairs, bits), self.delta.tolist(), strict=True)
+        ]
+
+    def share(self) -> int:
+        """Their part of S; a sum of integers does not depend on how it is cut."""
+        return sum(n * e for n, e in zip(self.pairs.counts.tolist(), self._exps, strict=True))
+
+    def evaluate(self, shares: Sequence[int]) -> Evaluation:
+        """Their differences, from the shares of the whole row."""
+        return _evaluation(self.exact(shares), self.rounding_log2)
+
+    def exact(self, shares: Sequence[int]) -> list[Dyadic]:
+        """The values of the same differences, to all their bits."""
+        pairs, bits = self.pairs, self.bits
+        total, to_units = sum(shares), bits + self.extra
+        common = math.lcm(*(c.denominator for c in self.stencil.coefficients))
+        nodes = [(j, int(c * common)) for j, c in enumerate(self.stencil.coefficients, start=1)]
+        total_q, zeta = pairs.total_q / common, pairs.zeta / common
+        around, linear = self._around(), self._linear(to_units)
+        lse = to_fixed(mpf_add(_largest(pairs, bits), _fixed_log(total, bits)), bits) if zeta else 0
+        values = [_rational(-q * pairs.scale * pairs.masked_slope, bits) for q in pairs.q[: pairs.masked]]
+        for i, exp in itertools.islice(enumerate(self._exps), pairs.masked, None):
+            first = second = 0
+            for j, c in nodes:
+                up, down = (_log1p_fixed((moved << bits) // total, bits) for moved in around(i, exp, j))
+                first += c * (up - down)
+                if zeta:
+                    second += c * ((lse + up) ** 2 - (lse + down) ** 2)
+            difference = _times(total_q, first, self.extra) - linear(i)
             if zeta:
-                second += c * ((lse + up) ** 2 - (lse + down) ** 2)
-        difference = _times(total_q, first, extra) - linear(i)
-        if zeta:
-            difference += _times(zeta, second, extra - bits)
-        values.append(Dyadic(int(difference), -plan.step_log2 - to_units).scaled(row.scale, bits))
-    return _evaluation(values, _incremental_rounding_log2(estimates, plan), estimates)
+                difference += _times(zeta, second, self.extra - bits)
+            values.append(Dyadic(int(difference), -self.step_log2 - to_units).scaled(pairs.scale, bits))
+        return values
+
+    def _around(self) -> Callable[[int, int, int], tuple[int, int]]:
+        """exp(z_i+) − exp(z_i) and exp(z_i−) − exp(z_i), as a function of i, exp(z_i) and how many steps away."""
+        pairs, bits = self.pairs, self.bits
+        if pairs.softcap is None:
+            one, step = 1 << bits, Fraction(2) ** self.step_log2 / pairs.temperature
+            factors = {
+                j: to_fixed(mpf_exp(_ratio(j * step, bits + 16), bits + 4, "n"), bits) - one
+                for j in range(-self.stencil.reach, self.stencil.reach + 1)
+            }
+            return lambda i, exp, j: ((exp * factors[j]) >> bits, (exp * factors[-j]) >> bits)
+        largest = _largest(pairs, bits)
+
+        def capped(i: int, exp: int, j: int) -> tuple[int, int]:
+            up, down = (
+                to_fixed(mpf_exp(mpf_sub(self._moved(i, place), largest), bits, "n"), bits) for place in (j, -j)
+            )
+            return up - exp, down - exp
+
+        return capped
+
+    def _linear(self, to_units: int) -> Callable[[int], int]:
+        """h times the difference of q_i·z_i, in units of 2^-`to_units`, as a function of i."""
+        pairs = self.pairs
+        if pairs.softcap is None:
+            # a central difference of a line is its slope, exactly
+            slope = Fraction(2) ** self.step_log2 / pairs.temperature
+            table = [_times(q * slope, 1, to_units) for q in pairs.weights]
+            places = pairs.weight_of.tolist()
+            return lambda i: table[places[i]]
+
+        def capped(i: int) -> int:
+            apart = (
+                c * to_fixed(mpf_sub(self._moved(i, j), self._moved(i, -j)), self.bits)
+                for j, c in enumerate(self.stencil.coefficients, start=1)
+            )
+            return _times(pairs.q[i] * sum(apart, Fraction(0)), 1, to_units - self.bits)
+
+        return capped
+
+    def _moved(self, i: int, j: int) -> _Raw:
+        if (i, j) not in self._moves:
+            step = from_man_exp(j, self.step_log2)
+            self._moves[i, j] = _capped(mpf_add(from_float(self.pairs.logits[i]), step), self.pairs, self.bits)
+        return self._moves[i, j]
+
+    @cached_property
+    def _moves(self) -> dict[tuple[int, int], _Raw]:
+        return {}
 
 
 def _incremental_rounding_log2(estimates: Estimates, plan: Plan) -> Float64:
@@ -105,49 +219,80 @@ def _incremental_rounding_log2(estimates: Estimates, plan: Plan) -> Float64:
     return np.asarray(np.log2(np.maximum(units, _TINY)) - plan.step_log2 - plan.precision_bits)
 
 
-def direct(estimates: Estimates, plan: Plan) -> Evaluation:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Direct:
     """The loss from its definition at both perturbed points: O(k) work for each, O(k²) for the row."""
-    row, bits = estimates.row, plan.precision_bits
-    context = mpmath.MPContext()
-    context.prec = bits
-    step = Fraction(2) ** plan.step_log2
-    logits = [None if logit == -np.inf else Fraction(logit) for logit in row.logits.tolist()]
-    origin = max(logit for logit in logits if logit is not None) if row.softcap is None else Fraction(0)
 
-    def real(x: Fraction) -> Any:
-        return context.make_mpf(from_rational(x.numerator, x.denominator, bits))
+    estimates: Estimates
+    plan: Plan
 
-    def transform(logit: Fraction) -> Any:
-        if row.softcap is None:
-            return real((logit - origin) / row.temperature)
-        return real(row.softcap) * context.tanh(real(logit / row.softcap)) / real(row.temperature)
+    def block(self, places: Int64) -> _DirectBlock:
+        """The pairs at some places, ascending."""
+        return _DirectBlock(estimates=self.estimates, plan=self.plan, places=places)
 
-    def loss(moved: int, by: Fraction) -> Fraction:
-        # one class of pair `moved` is moved, the others that share the pair stay
-        points = [(n, logit, q) for n, logit, q in zip(row.counts.tolist(), logits, row.q, strict=True)]
-        n, logit, q = points[moved]
-        points[moved] = (n - 1, logit, q)
-        points.append((1, None if logit is None else logit + by, q))
-        present = [(n, x, q, transform(x)) for n, x, q in points if n and x is not None]
-        log_sum = context.log(context.fsum(n * context.exp(z) for n, _, _, z in present))
-        value = real(row.total_q) * log_sum
-        if row.zeta:
-            value += real(row.zeta) * (real(origin / row.temperature) + log_sum) ** 2
-        if row.softcap is None:  # exactly: a large gap would cost the digits of the difference
-            lines = sum((n * q * (x - origin) for n, x, q, _ in present if q), Fraction(0)) / row.temperature
-        else:
-            lines = _fraction(context.fsum(n * real(q) * z for n, _, q, z in present))
-        return _fraction(value) - lines
+    def loss(self, shares: Sequence[Any]) -> Dyadic:
+        """The row's loss to 30 digits or more."""
+        return _loss(self.estimates.row)
 
-    values = []
-    for i, logit in enumerate(logits):
-        if logit is None:
-            values.append(_rational(-row.q[i] * row.scale * row.masked_slope, bits))
-        else:
-            nodes = enumerate(plan.stencil.coefficients, start=1)
-            difference = sum((c * (loss(i, j * step) - loss(i, -j * step)) for j, c in nodes), Fraction(0)) / step
-            values.append(_rational(difference * row.scale, 2 * bits))
-    return _evaluation(values, _direct_rounding_log2(estimates, plan), estimates)
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _DirectBlock:
+    """Some pairs of a row, with all the others."""
+
+    estimates: Estimates
+    plan: Plan
+    places: Int64
+
+    def share(self) -> None:
+        """Nothing: each difference takes its own sums."""
+
+    def evaluate(self, shares: Sequence[Any]) -> Evaluation:
+        """Their differences."""
+        return _evaluation(self.exact(shares), _direct_rounding_log2(self.estimates, self.plan)[self.places])
+
+    def exact(self, shares: Sequence[Any]) -> list[Dyadic]:
+        """The values of the same differences, to all their bits."""
+        row, plan, bits = self.estimates.row, self.plan, self.plan.precision_bits
+        context = mpmath.MPContext()
+        context.prec = bits
+        step = Fraction(2) ** plan.step_log2
+        logits = [None if logit == -np.inf else Fraction(logit) for logit in row.logits.tolist()]
+        origin = max(logit for logit in logits if logit is not None) if row.softcap is None else Fraction(0)
+
+        def real(x: Fraction) -> Any:
+            return context.make_mpf(from_rational(x.numerator, x.denominator, bits))
+
+        def transform(logit: Fraction) -> Any:
+            if row.softcap is None:
+                return real((logit - origin) / row.temperature)
+            return real(row.softcap) * context.tanh(real(logit / row.softcap)) / real(row.temperature)
+
+        def loss(moved: int, by: Fraction) -> Fraction:
+            # one class of pair `moved` is moved, the others that share the pair stay
+            points = [(n, logit, q) for n, logit, q in zip(row.counts.tolist(), logits, row.q, strict=True)]
+            n, logit, q = points[moved]
+            points[moved] = (n - 1, logit, q)
+            points.append((1, None if logit is None else logit + by, q))
+            present = [(n, x, q, transform(x)) for n, x, q in points if n and x is not None]
+            log_sum = context.log(context.fsum(n * context.exp(z) for n, _, _, z in present))
+            value = real(row.total_q) * log_sum
+            if row.zeta:
+                value += real(row.zeta) * (real(origin / row.temperature) + log_sum) ** 2
+            if row.softcap is None:  # exactly: a large gap would cost the digits of the difference
+                lines = sum((n * q * (x - origin) for n, x, q, _ in present if q), Fraction(0)) / row.temperature
+            else:
+                lines = _fraction(context.fsum(n * real(q) * z for n, _, q, z in present))
+            return _fraction(value) - lines
+
+        values = []
+        for i in self.places.tolist():
+            if logits[i] is None:
+                values.append(_rational(-row.q[i] * row.scale * row.masked_slope, bits))
+            else:
+                nodes = enumerate(plan.stencil.coefficients, start=1)
+                difference = sum((c * (loss(i, j * step) - loss(i, -j * step)) for j, c in nodes), Fraction(0)) / step
+                values.append(_rational(difference * row.scale, 2 * bits))
+        return values
 
 
 def _direct_rounding_log2(estimates: Estimates, plan: Plan) -> Float64:
@@ -163,112 +308,59 @@ def _direct_rounding_log2(estimates: Estimates, plan: Plan) -> Float64:
     return np.asarray(np.log2(np.maximum(units, _TINY)) - plan.step_log2 - plan.precision_bits)
 
 
-METHODS: dict[str, Callable[[Estimates, Plan], Evaluation]] = {"incremental": incremental, "direct": direct}
+METHODS: dict[str, Method] = {"incremental": Incremental, "direct": Direct}
 
 
-def _loss(estimates: Estimates) -> Dyadic:
+def _loss(row: Row) -> Dyadic:
     """The row's loss s·[Σ q(z_max − z) + W·ln S + ζ·lse²] to some 128 bits: each term but ζ's is positive."""
-    row, bits = estimates.row, _LOSS_BITS
-    largest, args = _arguments(estimates, bits)
-    top = next(i for i, arg in enumerate(args) if arg is not None and not arg[1])
+    bits, pairs = _LOSS_BITS, Pairs.of(row, np.arange(len(row.logits)))
     # ln S = log1p of the sum of all classes but one of the largest: S itself would hide e^-100 behind its 1
-    counts = [n - (i == top) for i, n in enumerate(row.counts.tolist())]
     others = mpf_sum(
-        [
+        (
             mpf_mul(from_man_exp(n, 0), mpf_exp(arg, bits, "n"))
-            for n, arg in zip(counts, args, strict=True)
+            for n, arg in zip(pairs.others, _arguments(pairs, bits), strict=True)
             if n and arg is not None
-        ],
+        ),
         bits,
     )
     log_sum = _log1p(others, bits)
     terms: list[_Raw] = [mpf_mul(log_sum, _ratio(row.total_q, bits))]
-    for q, n, arg in zip(row.q, row.counts.tolist(), args, strict=True):
-        if q and arg is not None:
+    labelled = Pairs.of(row, np.flatnonzero(np.array([bool(weight) for weight in row.weights])[row.weight_of]))
+    for q, n, arg in zip(labelled.q, labelled.counts.tolist(), _arguments(labelled, bits), strict=True):
+        if arg is not None:
             terms.append(mpf_mul(_ratio(-q * n, bits), arg))
     if row.zeta:
-        lse = mpf_add(largest, log_sum, bits)
+        lse = mpf_add(_largest(pairs, bits), log_sum, bits)
         terms.append(mpf_mul(_ratio(row.zeta, bits), mpf_mul(lse, lse)))
     return Dyadic.from_mpf(mpf_mul(mpf_sum(terms, bits), _ratio(row.scale, bits), bits))
 
 
-class _Shifted:
-    """One row's exp(z − z_max) as scaled integers, and what a step does to each."""
-
-    def __init__(self, estimates: Estimates, plan: Plan) -> None:
-        row, bits = estimates.row, plan.precision_bits
-        self._row, self._bits, self._plan = row, bits, plan
-        self.largest, args = _arguments(estimates, bits)
-        self.masked = [arg is None for arg in args]
-        # exp below 2^-(P+1) is 0 in units of 2^-P
-        nothing = (bits + 2) * math.log(2)
-        self.exps = [
-            0 if arg is None or delta > nothing else to_fixed(mpf_exp(arg, bits, "n"), bits)
-            for arg, delta in zip(args, estimates.delta.tolist(), strict=True)
-        ]
-        one = 1 << bits
-        step = Fraction(2) ** plan.step_log2 / row.temperature
-        self._factors = {
-            j: to_fixed(mpf_exp(_ratio(j * step, bits + 16), bits + 4, "n"), bits) - one
-            for j in range(-plan.stencil.reach, plan.stencil.reach + 1)
-        }
-        self._moves: dict[tuple[int, int], _Raw] = {}
-
-    def around(self, i: int, exp: int, j: int) -> tuple[int, int]:
-        """exp(z_i+) − exp(z_i) and exp(z_i−) − exp(z_i), j steps away."""
-        if self._row.softcap is None:
-            return (exp * self._factors[j]) >> self._bits, (exp * self._factors[-j]) >> self._bits
-        up, down = (
-            to_fixed(mpf_exp(mpf_sub(self._moved(i, place), self.largest), self._bits, "n"), self._bits)
-            for place in (j, -j)
-        )
-        return up - exp, down - exp
-
-    def linear(self, to_units: int) -> Callable[[int], int]:
-        """h times the difference of q_i·z_i, in units of 2^-`to_units`, as a function of i."""
-        row, plan = self._row, self._plan
-        if row.softcap is None:
-            # a central difference of a line is its slope, exactly
-            slope = Fraction(2) ** plan.step_log2 / row.temperature
-            table = [_times(q * slope, 1, to_units) for q in row.weights]
-            places = row.weight_of.tolist()
-            return lambda i: table[places[i]]
-
-        def capped(i: int) -> int:
-            apart = (
-                c * to_fixed(mpf_sub(self._moved(i, j), self._moved(i, -j)), self._bits)
-                for j, c in enumerate(plan.stencil.coefficients, start=1)
-            )
-            return _times(row.q[i] * sum(apart, Fraction(0)), 1, to_units - self._bits)
-
-        return capped
-
-    def _moved(self, i: int, j: int) -> _Raw:
-        if (i, j) not in self._moves:
-            step = from_man_exp(j, self._plan.step_log2)
-            self._moves[i, j] = _capped(mpf_add(from_float(self._row.logits[i]), step), self._row, self._bits)
-        return self._moves[i, j]
+def _arguments(pairs: Pairs, bits: int) -> Iterator[_Raw | None]:
+    """z − max z for each pair, None where masked, good to 2^-`bits`."""
+    largest = from_float(pairs.top) if pairs.softcap is None else _largest(pairs, bits)
+    by = None if pairs.softcap is not None or pairs.temperature == 1 else _ratio(1 / pairs.temperature, bits + 16)
+    for logit in pairs.logits.tolist():
+        if logit == -math.inf:
+            yield None
+        elif pairs.softcap is not None:
+            yield mpf_sub(_capped(from_float(logit), pairs, bits), largest)
+        else:
+            # the difference first: far from 0 it is small, and exact, where the logits are neither
+            apart = mpf_sub(from_float(logit), largest)
+            yield apart if by is None else mpf_mul(apart, by, bits + 16)
 
 
-def _arguments(estimates: Estimates, bits: int) -> tuple[_Raw, list[_Raw | None]]:
-    """max z, and z − max z for each pair (None where masked), good to 2^-`bits`."""
-    row = estimates.row
-    logits = [None if logit == -math.inf else from_float(logit) for logit in row.logits.tolist()]
-    if row.softcap is not None:
-        logits = [None if logit is None else _capped(logit, row, bits) for logit in logits]
-        temperature = None
-    else:
-        temperature = None if row.temperature == 1 else _ratio(1 / row.temperature, bits + 16)
-    # pairs are sorted by logit, and f increases
-    largest = next(logit for logit in reversed(logits) if logit is not None)
-    args = [None if logit is None else mpf_sub(logit, largest) for logit in logits]
-    if temperature is not None:
-        largest = mpf_mul(largest, temperature)
-        args = [None if arg is None else mpf_mul(arg, temperature, bits + 16) for arg in args]
-    return largest, args
+def _largest(pairs: Pairs, bits: int) -> _Raw:
+    """max z; f increases."""
+    top: _Raw = from_float(pairs.top)
+    if pairs.softcap is not None:
+        return _capped(top, pairs, bits)
+    if pairs.temperature != 1:
+        top = mpf_mul(top, _ratio(1 / pairs.temperature, bits + 16))
+    return top
 
 
-def _capped(logit: _Raw, row: Row, bits: int) -> _Raw:
+def _capped(logit: _Raw, row: Pairs, bits: int) -> _Raw:
     """c·tanh(logit/c)/T with an absolute error below 2^-`bits`."""
     assert row.softcap is not None
     reach = max(0, _floor_log2(row.softcap / row.temperature) + 1)
@@ -309,17 +401,10 @@ def _fixed_log(total: int, bits: int) -> _Raw:
     return raw
 
 
-def _evaluation(values: list[Dyadic], rounding_log2: Float64, estimates: Estimates) -> Evaluation:
+def _evaluation(values: list[Dyadic], rounding_log2: Float64) -> Evaluation:
     """The values cut into two float64 and a power of two."""
     (high,), (low,), (exponent,) = cut_each([values])
-    return Evaluation(
-        high=high,
-        low=low,
-        exponent=exponent,
-        rounding_log2=rounding_log2,
-        exact=values.__getitem__,
-        loss=lambda: _loss(estimates),
-    )
+    return Evaluation(high=high, low=low, exponent=exponent, rounding_log2=rounding_log2)
 
 
 def _times(factor: Fraction, units: int, shift: int) -> int:
