@@ -14,7 +14,7 @@ FLOORS = (
     {"__init__", "exceptions", "exits"},
     {"exact", "plugins", "functions", "writing"},
     {"formats"},
-    {"text", "problem", "distributions", "processes"},
+    {"text", "problem", "distributions", "processes", "stored"},
     {"estimates", "closed_form", "losses", "files"},
     {"catalogue", "candidates", "reference"},
     {"tolerances", "fixtures"},
