@@ -60,7 +60,8 @@ def load(
             axis=asked.axis,
             others=asked.references,
         )
-        array, own, gradient, fmt = loaded.logits, loaded.labels, loaded.gradient, loaded.format
+        array, fmt = loaded.logits[:], loaded.format
+        own, gradient = (None if rows is None else rows[:] for rows in (loaded.labels, loaded.gradient))
         layout, others = loaded.layout, loaded.others
         notes += loaded.notes
         name = logits
@@ -85,7 +86,7 @@ def load(
     gradients = [] if gradient is None else [candidates.given("gradient in the file", gradient)]
     if source.gradient is not None:
         found = files.load_gradient(source.gradient, layout, gradient_dtype, fmt)
-        gradients.append(candidates.given(source.gradient, found))
+        gradients.append(candidates.given(source.gradient, found[:]))
     return name, problem, gradients, notes
 
 
@@ -154,7 +155,8 @@ def _labels(
         return np.full(logits.shape[0], whole(wanted), dtype=np.int64), None
     except ValueError:  # no number, so a file
         pass
-    return files.load_labels(wanted, layout, fmt)
+    labels, note = files.load_labels(wanted, layout, fmt)
+    return labels[:], note
 
 
 def _count(rows: str | None) -> int | None:
