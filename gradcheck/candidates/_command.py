@@ -89,7 +89,7 @@ class Command:
                 layout = Layout.of(problem.logits.shape)
                 # its bits are of the problem's own format, unless something else is said
                 dtype = self._gradient_dtype or problem.format.name
-                gradient = files.load_gradient(str(paths["gradient"]), layout, dtype, problem.format)
+                gradient = files.load_gradient(str(paths["gradient"]), layout, dtype, problem.format)[:]
             except InputError as error:
                 raise CrashedError(f"the program's {str(error).removeprefix(name).lstrip('/')}") from None
             changed = tuple(path.stem for path, content in given.items() if _content(path) != content)

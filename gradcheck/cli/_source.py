@@ -16,6 +16,7 @@ from gradcheck.exact import Texts, whole
 from gradcheck.exceptions import InputError, RowError, UsageError
 from gradcheck.formats import Array, Format, Int64
 from gradcheck.problem import Problem
+from gradcheck.stored import Rows, blocks
 
 
 def load(
@@ -28,8 +29,9 @@ def load(
     """
     _exclusive(logits, source, seeded=seeded)
     notes: list[str] = []
-    own: Array | None = None
-    gradient: Array | None = None
+    array: Rows
+    own: Rows | None = None
+    gradient: Rows | None = None
     others: files.Contents = {}
     asked = losses.ask([*(source.loss or []), *([] if source.axis is None else [f"axis={source.axis}"])])
     if source.case is not None:
@@ -148,18 +150,20 @@ def _exclusive(logits: str | None, source: Source, *, seeded: bool) -> None:
 
 
 def _labels(
-    source: Source, logits: Array, own: Array | None, layout: files.Layout, fmt: Format
-) -> tuple[Array, str | None]:
+    source: Source, logits: Rows, own: Rows | None, layout: files.Layout, fmt: Format
+) -> tuple[Rows, str | None]:
     wanted = source.labels
     if wanted is None:
         if own is None:
             raise UsageError("the logits come without labels; give --labels FILE, a class number, argmax or argmin")
         return own, None
-    values = logits.astype(np.float64)
-    if wanted == "argmax":
-        return np.argmax(np.where(np.isnan(values), -np.inf, values), axis=1), None
-    if wanted == "argmin":
-        return np.argmin(np.where(np.isnan(values), np.inf, values), axis=1), None
+    if wanted in ("argmax", "argmin"):
+        sign = 1 if wanted == "argmax" else -1
+        found = []
+        for rows in blocks(logits):
+            part = sign * logits[rows].astype(np.float64)
+            found.append(np.where(np.isnan(part), -np.inf, part).argmax(axis=1))
+        return np.concatenate(found), None
     try:
         return np.full(logits.shape[0], whole(wanted), dtype=np.int64), None
     except ValueError:  # no number, so a file

@@ -1,12 +1,13 @@
 """Files of logits, labels and gradients: one file here for each file format, named as its suffix.
 
-A file defines `read(stream, names) -> {name: array}`, which may leave out arrays of other names, and `write(stream,
-logits, labels)`. A reader says what stands in the file and no more; what a number means in a floating-point format is
-decided here, once.
+A file defines `read(stream, names) -> {name: array}`, which may leave out arrays of other names and gives the places of
+large ones, and `write(stream, logits, labels)`. A reader says what stands in the file and no more; what a number means
+in a floating-point format is decided here, once.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import sys
@@ -16,20 +17,25 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 
-from gradcheck import formats, plugins, writing
+from gradcheck import formats, plugins, stored, writing
 from gradcheck.exact import Texts, parse
 from gradcheck.exceptions import InputError, MissingExtraError, UsageError
 from gradcheck.formats import Array, Format
+from gradcheck.stored import Place, Rows, Stored
 
 LONE = ""
 """The name of an array in a file that holds no names."""
 
 
 Contents = Mapping[str, Array | Texts]
+"""Arrays by name, in memory."""
+
+Raw = Array | Texts | Place
+"""An array as a reader gives it."""
 
 _NAMES = ("logits", "labels", "weight", "gradient")
 """What is read without being asked for; other arrays of a file are left alone."""
@@ -89,19 +95,29 @@ class Layout:
             f"classes are along axis {self.axis} of {self.shape}; rows are counted through the other axes, {self.outer}"
         )
 
+    def arranged(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that `arrange` gives to an array."""
+        if len(self.shape) < 2 or shape not in (self.shape, self.outer):
+            return shape
+        return self.rows if shape == self.shape else self.rows[:1]
+
+    @overload
+    def arrange(self, raw: Array) -> Array: ...
+    @overload
+    def arrange(self, raw: Texts) -> Texts: ...
     def arrange(self, raw: Array | Texts) -> Array | Texts:
         """Arrays of the logits' own shape as (N, k), such of a number for each row as (N,), others as they are."""
         if len(self.shape) < 2 or raw.shape not in (self.shape, self.outer):
             return raw
         array = np.array(raw.cells, dtype=object).reshape(raw.shape) if isinstance(raw, Texts) else raw
-        by_class = raw.shape == self.shape
-        array = np.moveaxis(array, self.axis, -1).reshape(self.rows) if by_class else array.reshape(-1)
+        array = np.moveaxis(array, self.axis, -1) if raw.shape == self.shape else array
+        array = array.reshape(self.arranged(raw.shape))
         return Texts(cells=array.ravel().tolist(), shape=array.shape) if isinstance(raw, Texts) else array
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Loaded:
-    """What a file of logits holds.
+    """What a file of logits holds; large arrays of rows stay there.
 
     Attributes:
         logits: (N, k) in the format's dtype.
@@ -112,9 +128,9 @@ class Loaded:
         notes: what a reader of the report must know: casts, arrays left alone.
     """
 
-    logits: Array
-    labels: Array | None
-    gradient: Array | None
+    logits: Rows
+    labels: Rows | None
+    gradient: Rows | None
     layout: Layout
     others: Contents
     format: Format
@@ -157,7 +173,7 @@ def load(
     with _naming(path):
         raw = _array(contents, "logits")
         layout = Layout.of(raw.shape, axis)
-        logits, fmt, note = _floats(layout.arrange(raw), "logits", formats.named(dtype) if dtype else None, "--dtype")
+        logits, fmt, note = _floats(raw, layout, "logits", formats.named(dtype) if dtype else None, "--dtype")
         notes = [said for said in (note, layout.note) if said]
         labels = None
         if "labels" in contents:
@@ -166,12 +182,16 @@ def load(
         gradient = None
         if "gradient" in contents:
             gradient = _gradient(contents["gradient"], layout, gradient_dtype, fmt)
-        found = {name: _other(contents[name], name, layout, fmt) for name in ("weight", *others) if name in contents}
+        found = {
+            name: _other(_in_memory(contents[name]), name, layout, fmt)
+            for name in ("weight", *others)
+            if name in contents
+        }
         missing = [name for name in others if name not in contents]
         if missing:
             raise InputError(f"holds no array named '{missing[0]}'")
     return Loaded(
-        logits=logits.reshape(layout.rows),
+        logits=logits,
         labels=labels,
         gradient=gradient,
         layout=layout,
@@ -181,7 +201,7 @@ def load(
     )
 
 
-def load_labels(path: str, layout: Layout, fmt: Format) -> tuple[Array, str | None]:
+def load_labels(path: str, layout: Layout, fmt: Format) -> tuple[Rows, str | None]:
     """Labels for logits of that layout from a file of their own, and a note if they were cast."""
     contents = _read(path, None)
     with _naming(path):
@@ -189,7 +209,7 @@ def load_labels(path: str, layout: Layout, fmt: Format) -> tuple[Array, str | No
         return _labels(raw, layout, fmt)
 
 
-def load_gradient(path: str, layout: Layout, dtype: str | None, fmt: Format) -> Array:
+def load_gradient(path: str, layout: Layout, dtype: str | None, fmt: Format) -> Rows:
     """A gradient (N, k) from a file, in its own dtype, laid out there as the logits are.
 
     Args:
@@ -209,7 +229,7 @@ def load_other(path: str, name: str, layout: Layout, fmt: Format) -> Array | Tex
     """
     contents = _read(path, None, others=(name,))
     with _naming(path):
-        raw = _array(contents, name)
+        raw = _in_memory(_array(contents, name))
         if len(raw.shape) == 2 and 1 in raw.shape and raw.shape != layout.rows:
             # a column, or a line, of delimited text
             size = (math.prod(raw.shape),)
@@ -237,7 +257,9 @@ def save_one(path: Path, name: str, array: Array) -> None:
         module.write_one(stream, name, array)
 
 
-def _read(path: str, input_format: str | None, flag: str | None = None, others: Sequence[str] = ()) -> Contents:
+def _read(
+    path: str, input_format: str | None, flag: str | None = None, others: Sequence[str] = ()
+) -> Mapping[str, Raw]:
     """What the file holds of the arrays that are known or wanted by name.
 
     Args:
@@ -263,7 +285,7 @@ def _read(path: str, input_format: str | None, flag: str | None = None, others: 
             if not stream.read(1):
                 raise InputError("is empty")
             stream.seek(0)
-            contents: Contents = module.read(stream, (*_NAMES, *others))
+            contents: Mapping[str, Raw] = module.read(stream, (*_NAMES, *others))
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror or error})") from None
         except RecursionError:
@@ -300,11 +322,13 @@ def _naming(path: str) -> Iterator[None]:
     """Puts the file's name before what is wrong with it."""
     try:
         yield
+    except stored.ChangedError:
+        raise
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def _array(contents: Contents, name: str) -> Array | Texts:
+def _array(contents: Mapping[str, Raw], name: str) -> Raw:
     """The array of that name, or the lone one of a file without names."""
     raw = contents.get(name, contents.get(LONE))
     if raw is None:
@@ -312,84 +336,100 @@ def _array(contents: Contents, name: str) -> Array | Texts:
     return raw
 
 
-def _floats(raw: Array | Texts, what: str, wanted: Format | None, flag: str) -> tuple[Array, Format, str | None]:
-    """An array of a format's dtype, and a note if that took a cast; `flag` is the option that says `wanted`."""
+def _in_memory(raw: Raw) -> Array | Texts:
+    return raw.read() if isinstance(raw, Place) else raw
+
+
+def _floats(raw: Raw, layout: Layout, what: str, wanted: Format | None, flag: str) -> tuple[Rows, Format, str | None]:
+    """Rows (N, k) of a format's dtype, and a note if that took a cast; `flag` is the option that says `wanted`."""
     if isinstance(raw, Texts):
-        meant = wanted or formats.named("float64")
-        return meant.parse_array(raw.cells).reshape(raw.shape), meant, None
-    own = formats.of_dtype(raw.dtype)
-    void = raw.dtype.kind == "V" and raw.dtype.names is None and raw.dtype.itemsize == 2 and own is None
-    if void or (raw.dtype.kind, raw.dtype.itemsize) == ("u", 2):
-        # NumPy names no bfloat16: to .npy it is a 2-byte void, to others its bit patterns are integers
-        if wanted is None or wanted.dtype.kind != "V":
-            found = "2-byte void" if void else "uint16"
-            raise InputError(f"{what}: the numbers are {found}; if they are bfloat16 bit patterns, say {flag} bfloat16")
-        bits = raw.view(np.uint16) if void else raw.astype(np.uint16)
-        return np.asarray(bits, order="C").view(wanted.dtype), wanted, None
-    if own is None and (raw.dtype.kind not in "iu" or wanted is None):
-        hint = f"; {flag} casts them" if raw.dtype.kind in "iu" else ""
-        raise InputError(f"{what}: the numbers are {raw.dtype}; expected one of {', '.join(formats.FORMATS)}{hint}")
-    fmt = wanted or own
-    assert fmt is not None  # an array of another kind has been refused
-    if own is fmt:
-        return np.asarray(raw, dtype=fmt.dtype, order="C"), fmt, None
-    exact = raw.astype(np.float64)
-    cast = fmt.round_array(exact)
-    lost = int((np.isfinite(exact) & ~np.isfinite(cast.astype(np.float64))).sum())
+        fmt = wanted or formats.named("float64")
+        return fmt.parse_array(layout.arrange(raw).cells).reshape(layout.rows), fmt, None
+    fmt = _format(raw.dtype, what, wanted, flag)
+    rows: Rows
+    if isinstance(raw, Place):
+        axis = layout.axis if raw.shape == layout.shape else len(raw.shape) - 1
+        rows = Stored(place=raw, axis=axis, dtype=raw.dtype)
+        became: Rows = dataclasses.replace(rows, dtype=fmt.dtype)
+    else:
+        rows = layout.arrange(raw).reshape(layout.rows)
+        became = stored.become(rows, fmt.dtype)
+    if not stored.is_cast(raw.dtype, fmt.dtype):
+        return became, fmt, None
+    lost = sum(_lost(rows[block], fmt) for block in stored.blocks(rows))
     overflow = f", which made {lost} of them infinite" if lost else ""
-    return cast, fmt, f"{what} were cast from {raw.dtype} to {fmt.name}{overflow}"
+    return became, fmt, f"{what} were cast from {raw.dtype} to {fmt.name}{overflow}"
+
+
+def _lost(rows: Array, fmt: Format) -> int:
+    """How many finite numbers become infinite."""
+    finite = np.isfinite(rows.astype(np.float64))
+    return int((finite & ~np.isfinite(stored.become(rows, fmt.dtype).astype(np.float64))).sum())
+
+
+def _format(dtype: np.dtype[Any], what: str, wanted: Format | None, flag: str) -> Format:
+    """The format that numbers of a dtype are taken for."""
+    own = formats.of_dtype(dtype)
+    if stored.is_bits(dtype):
+        if wanted is None or wanted.dtype.kind != "V":
+            found = "2-byte void" if dtype.kind == "V" else "uint16"
+            raise InputError(f"{what}: the numbers are {found}; if they are bfloat16 bit patterns, say {flag} bfloat16")
+        return wanted
+    if own is None and (dtype.kind not in "iu" or wanted is None):
+        hint = f"; {flag} casts them" if dtype.kind in "iu" else ""
+        raise InputError(f"{what}: the numbers are {dtype}; expected one of {', '.join(formats.FORMATS)}{hint}")
+    fmt = wanted or own
+    assert fmt is not None  # numbers of another kind have been refused
+    return fmt
 
 
 def _other(raw: Array | Texts, name: str, layout: Layout, fmt: Format) -> Array | Texts:
     """An array of numbers as it stands, but for its layout; bit patterns are the numbers that they stand for."""
-    bits = not isinstance(raw, Texts) and raw.dtype.itemsize == 2 and raw.dtype.kind in "uV"
-    if not isinstance(raw, Texts) and bits and formats.of_dtype(raw.dtype) is None:
+    if not isinstance(raw, Texts) and stored.is_bits(raw.dtype):
         # a mask may be of any integers
         is_mask = bool(np.isin(raw.view(np.uint16), (0, 1)).all())
-        raw = raw.view(np.uint16) if is_mask else _floats(raw, name, fmt, "--dtype")[0]
+        raw = raw.view(np.uint16) if is_mask else stored.become(raw, _format(raw.dtype, name, fmt, "--dtype").dtype)
     if not isinstance(raw, Texts) and raw.dtype.kind not in "biuf" and formats.of_dtype(raw.dtype) is None:
         raise InputError(f"{name}: the numbers are {raw.dtype}; expected one of {', '.join(formats.FORMATS)}")
     return layout.arrange(raw)
 
 
-def _gradient(raw: Array | Texts, layout: Layout, dtype: str | None, fmt: Format) -> Array:
+def _gradient(raw: Raw, layout: Layout, dtype: str | None, fmt: Format) -> Rows:
     """A gradient in its own dtype; text is read in `dtype`, or in the problem's format."""
-    flag, was, shape = "--gradient-dtype", raw.shape, layout.rows
-    raw = layout.arrange(raw)
+    shape, arranged = layout.rows, layout.arranged(raw.shape)
+    if arranged != shape and (1, *arranged) != shape:
+        raise InputError(f"the gradient has shape {raw.shape}, the logits {layout.shape}")
     meant = formats.named(dtype) if dtype else None
     if isinstance(raw, Texts):
-        gradient = _floats(raw, "gradient", meant or fmt, flag)[0]
-    elif formats.of_dtype(raw.dtype) is None and raw.dtype.kind in "iu" and raw.dtype.itemsize != 2:
+        meant = meant or fmt
+    elif formats.of_dtype(raw.dtype) is not None:
+        meant = None
+    elif raw.dtype.kind in "iu" and raw.dtype.itemsize != 2:
         raise InputError(f"gradient: the numbers are {raw.dtype}; expected one of {', '.join(formats.FORMATS)}")
-    else:
-        gradient = _floats(raw, "gradient", meant if formats.of_dtype(raw.dtype) is None else None, flag)[0]
-    if gradient.shape == shape[1:] and shape[0] == 1:
-        gradient = gradient[None, :]
-    if gradient.shape != shape:
-        raise InputError(f"the gradient has shape {was}, the logits {layout.shape}")
-    return gradient
+    return _floats(raw, layout, "gradient", meant, "--gradient-dtype")[0]
 
 
-def _labels(raw: Array | Texts, layout: Layout, fmt: Format) -> tuple[Array, str | None]:
+def _labels(raw: Raw, layout: Layout, fmt: Format) -> tuple[Rows, str | None]:
     """Hard labels (N,) as int64, or soft labels (N, k) in the format's dtype, and a note if they were cast."""
-    raw, shape = layout.arrange(raw), layout.rows
+    shape, arranged = layout.rows, layout.arranged(raw.shape)
     rows = shape[0]
     # numbers of the logits' own shape are soft labels, whole or not, unless each row has but one
-    whole = (raw.shape != shape or shape == (rows, 1)) and _whole(raw)
-    single = raw.shape in ((), (rows,), (rows, 1))
-    if not whole and (raw.shape == shape or (rows == 1 and raw.shape == shape[1:])):
-        values, _, note = _floats(raw, "labels", fmt, "--dtype")
-        return values.reshape(shape), note
+    whole = (arranged != shape or shape == (rows, 1)) and _whole(raw)
+    single = arranged in ((), (rows,), (rows, 1))
+    if not whole and (arranged == shape or (1, *arranged) == shape):
+        values, _, note = _floats(raw, layout, "labels", fmt, "--dtype")
+        return values, note
     if not single:
         where = f", with classes along axis {layout.axis}," if len(layout.shape) > 2 else ""
         by_row, soft = (layout.outer, layout.shape) if len(layout.shape) > 1 else ((1,), shape)
         raise InputError(
-            f"labels have shape {raw.shape}; logits of shape {layout.shape}{where} need {by_row} "
+            f"labels have shape {arranged}; logits of shape {layout.shape}{where} need {by_row} "
             f"(a class for each row) or {soft} (soft labels)"
         )
     if not whole:
         shown = f"'{raw.cells[0][:40]}', …" if isinstance(raw, Texts) else str(raw.dtype)
         raise InputError(f"labels that name the class of each row must be integers, not {shown}")
+    raw = _in_memory(raw)
     if isinstance(raw, Texts):
         raw = np.array([int(parse(cell)) for cell in raw.cells], dtype=object)
     if raw.size and not (int(raw.min()) >= -(2**63) and int(raw.max()) < 2**63):
@@ -397,7 +437,7 @@ def _labels(raw: Array | Texts, layout: Layout, fmt: Format) -> tuple[Array, str
     return raw.reshape(-1).astype(np.int64), None
 
 
-def _whole(raw: Array | Texts) -> bool:
+def _whole(raw: Raw) -> bool:
     """Whether all numbers are whole: for arrays their dtype says so."""
     if not isinstance(raw, Texts):
         return raw.dtype.kind in "iu"

@@ -1,21 +1,43 @@
-"""Reading one NumPy array from a stream whose size is known, believing nothing in its header."""
+"""One NumPy array in a stream whose size is known, of whose header nothing is believed."""
 
 from __future__ import annotations
 
 import math
 import sys
-from typing import BinaryIO
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from gradcheck.exceptions import InputError
 from gradcheck.formats import Array
+from gradcheck.stored import File, Place
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def read_array(stream: BinaryIO, size: int, what: str = "the array") -> Array:
-    """The array that `stream` holds from its start to its end, `size` bytes on.
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What stands before the numbers.
+
+    Attributes:
+        length: of the header itself, in bytes.
+        size: of the numbers, in bytes.
+    """
+
+    length: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    size: int
+
+    def place(self, file: File, start: int = 0) -> Place:
+        """Where the numbers lie in a file, the header of which starts there."""
+        return Place(file=file, offset=start + self.length, dtype=self.dtype, shape=self.shape, order=self.order)
+
+
+def read_header(stream: BinaryIO, size: int, what: str = "the array") -> Header:
+    """The header of the array that `stream` holds from its start to its end, `size` bytes on.
 
     Raises:
         InputError: where the header is none, promises another size than there is, or holds Python objects.
@@ -39,15 +61,30 @@ def read_array(stream: BinaryIO, size: int, what: str = "the array") -> Array:
     if dtype.names is not None or dtype.subdtype is not None:
         raise InputError(f"{what} is a structured array; expected plain numbers")
     promised = math.prod(shape) * dtype.itemsize
-    present = size - stream.tell()
+    length = stream.tell()
+    present = size - length
     if promised != present:
         raise InputError(
             f"the header of {what} promises shape {shape} of {dtype}, {promised} bytes; there are {present}"
         )
-    data = stream.read(promised)
-    if len(data) != promised:
-        raise InputError(f"{what} ends after {len(data)} of {promised} bytes")
-    return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+    return Header(length=length, dtype=dtype, shape=shape, order="F" if fortran else "C", size=promised)
+
+
+def read_numbers(stream: BinaryIO, header: Header, what: str = "the array") -> Array:
+    """The numbers that follow a header.
+
+    Raises:
+        InputError: where there are fewer.
+    """
+    data = stream.read(header.size)
+    check_end(len(data), header, what)
+    return np.frombuffer(data, dtype=header.dtype).reshape(header.shape, order=header.order)
+
+
+def check_end(size: int, header: Header, what: str) -> None:
+    """Refuses an array of which only so many bytes of numbers have come."""
+    if size != header.size:
+        raise InputError(f"{what} ends after {size} of {header.size} bytes")
 
 
 def write_array(stream: BinaryIO, array: Array) -> None:

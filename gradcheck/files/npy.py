@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
-from gradcheck import files
+from gradcheck import files, stored
 from gradcheck.files import _arrays
 from gradcheck.formats import Array
 
 
-def read(stream: BinaryIO, names: Sequence[str]) -> files.Contents:
+def read(stream: BinaryIO, names: Sequence[str]) -> Mapping[str, files.Raw]:
     """The file's one array."""
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
-    return {files.LONE: _arrays.read_array(stream, size)}
+    header = _arrays.read_header(stream, size)
+    file = stored.home(stream, header.size)
+    return {files.LONE: header.place(file) if file else _arrays.read_numbers(stream, header)}
 
 
 def write(stream: BinaryIO, logits: Array, labels: Array) -> None:

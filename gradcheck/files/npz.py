@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
+import struct
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import BinaryIO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, BinaryIO, overload
 
+from gradcheck import stored
 from gradcheck.exceptions import InputError
 from gradcheck.files import _arrays
 from gradcheck.formats import Array
+from gradcheck.stored import Place
 
 # Real logits compress by 10 at best, a bomb by 1,000; small arrays of equal numbers may
 _BOMB_BYTES, _BOMB_RATIO = 1 << 26, 100
 
+_BLOCK = 1 << 20
 
-def read(stream: BinaryIO, names: Sequence[str]) -> dict[str, Array]:
+_LOCAL = struct.Struct("<26x2H")
+"""What stands before a member: at its end the lengths of its name and of another field, which follow."""
+
+
+@overload
+def read(stream: io.BytesIO, names: Sequence[str]) -> Mapping[str, Array]: ...
+@overload
+def read(stream: BinaryIO, names: Sequence[str]) -> Mapping[str, Array | Place]: ...
+def read(stream: BinaryIO, names: Sequence[str]) -> Mapping[str, Array | Place]:
     """The arrays of these names that there are.
 
     Raises:
@@ -27,7 +41,7 @@ def read(stream: BinaryIO, names: Sequence[str]) -> dict[str, Array]:
             if len(members) != len(archive.infolist()):
                 raise InputError("holds two arrays of the same name")
             wanted = [name for name in names if name in members]
-            found = {name: _member(archive, members[name], name) for name in wanted}
+            found = {name: _member(stream, archive, members[name], name) for name in wanted}
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError):
         raise InputError("is no readable .npz archive (damaged, encrypted, or not a zip file)") from None
     if not found:
@@ -35,16 +49,37 @@ def read(stream: BinaryIO, names: Sequence[str]) -> dict[str, Array]:
     return found
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array:
+def _member(stream: BinaryIO, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array | Place:
     if info.file_size > _BOMB_BYTES and info.file_size > _BOMB_RATIO * info.compress_size:
         raise InputError(
             f"'{name}' would unpack from {info.compress_size:,} to {info.file_size:,} bytes and is refused as a "
             "zip bomb; an archive made by numpy.savez, without compression, is read at any size"
         )
+    what = f"'{name}'"
     with archive.open(info) as member:
-        array = _arrays.read_array(member, info.file_size, f"'{name}'")  # type: ignore[arg-type]
-        member.read(1)  # reaching the end is what checks the CRC
-    return array
+        header = _arrays.read_header(member, info.file_size, what)  # type: ignore[arg-type]
+        file = stored.home(stream, header.size)
+        if file is None:
+            array = _arrays.read_numbers(member, header, what)  # type: ignore[arg-type]
+            member.read(1)  # reaching the end is what checks the CRC
+            return array
+        if info.compress_type != zipfile.ZIP_STORED:
+            numbers = stored.unpack(_numbers(member, header, what), file.name)
+            return dataclasses.replace(header, length=0).place(numbers)
+        for _ in _numbers(member, header, what):
+            pass  # the CRC again
+    stream.seek(info.header_offset)
+    start = info.header_offset + _LOCAL.size + sum(_LOCAL.unpack(stream.read(_LOCAL.size)))
+    return header.place(file, start)
+
+
+def _numbers(member: IO[bytes], header: _arrays.Header, what: str) -> Iterator[bytes]:
+    """The numbers of a member in blocks, to its end, where its CRC is checked."""
+    size = 0
+    while block := member.read(_BLOCK):
+        size += len(block)
+        yield block
+    _arrays.check_end(size, header, what)
 
 
 def write(stream: BinaryIO, logits: Array, labels: Array) -> None:
