@@ -47,6 +47,7 @@ class How:
         top: how many components of each result to name, the worst first.
         diagnosed: whether a failure is explained, which takes as long as some ten checks.
         profiled: whether it is noted where the errors are.
+        valued: whether the loss itself is evaluated, which takes another pass over the classes.
     """
 
     tolerance: Tolerance
@@ -57,6 +58,7 @@ class How:
     top: int = 0
     diagnosed: bool = True
     profiled: bool = True
+    valued: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +232,7 @@ def _judge_one(problem: Problem, gradient: Array, exact: ExactGradient, how: How
         measures=measure_gradient(problem, exact, comparison, bound, flush=how.flush),
         decision=decision,
         reference=_facts(exact) if isinstance(exact, Reference) else None,
-        loss=_loss(problem, exact) if isinstance(exact, Reference) else None,
+        loss=_loss(problem, exact) if isinstance(exact, Reference) and how.valued else None,
         sufficient=sufficient,
         profile=profile(problem, comparison, bound) if how.profiled else Profile(),
     )

@@ -163,11 +163,10 @@ def estimate_rows(terms: Terms, kept: NDArray[np.bool_]) -> RowsEstimates:
         delta = logits[each, top][:, None] - logits
         if temperature != 1:
             delta /= temperature
-        # halves, where a difference overflows
-        huge = ~np.isfinite(delta)
-        if huge.any():
+        if terms.format.wider is None:
+            # halves, where a difference overflows
             apart = (logits[each, top][:, None] / 2 - logits / 2) / temperature * 2
-            delta = np.where(huge, apart, delta)
+            delta = np.where(np.isfinite(delta), delta, apart)
     else:
         softcap = float(terms.softcap)
         ratio = logits / softcap
@@ -207,25 +206,31 @@ def estimate_rows(terms: Terms, kept: NDArray[np.bool_]) -> RowsEstimates:
         lse = largest + log_sum
         inner += 2 * zeta * lse * p
         weight = weight + 2 * abs(zeta) * (1 + np.abs(lse))
-    gradient = (sign * scale) * slope * inner
+    factor = scale * slope
+    # most often both are 1, and a pass over all components is saved
+    gradient = inner if (factor * sign == 1).all() else factor * sign * inner
     epsilon = 2.0**-52
     common = 12 * math.log(max(classes, 2)) + 64 + (16 * reach if capped else 0.0)
-    error = (3 * delta + common) * p
-    error *= 2 * weight
+    error = delta * 3
+    error += common
+    error *= p
+    error *= 2 * weight * epsilon
     if terms.plain_labels and not zeta:
         # what the others sum to is about exp of the distance of the nearest of them
         near = np.minimum(np.maximum(-np.log(others), 0.0), -_NOTHING_LOG2)
-        error[at] = np.abs(inner[at]) * (common + 3 * near)[:, 0] + 3 * np.abs(inner[at]) * delta[at]
+        error[at] = np.abs(inner[at]) * ((common + 3 * near)[:, 0] + 3 * delta[at]) * epsilon
     else:
-        error += 16 * np.abs(q)
-    error *= scale * slope * epsilon
+        error += 16 * epsilon * np.abs(q)
+    if (factor != 1).any():
+        error *= factor
     if capped:
         # the rounding of l/c, which sech² magnifies
         error += np.abs(gradient) * ((4 * widest + 8) * epsilon)
     # what underflows
     error += scale * np.maximum(weight, 1.0) / temperature * 2.0**-1000 + 2.0**-1060
     # of large relative errors more than the first order counts
-    error = np.where((common * epsilon < 2.0**-20) & np.isfinite(gradient), error, np.inf)
+    if not np.all(common * epsilon < 2.0**-20) or not np.isfinite(gradient.sum()):
+        error = np.where((common * epsilon < 2.0**-20) & np.isfinite(gradient), error, np.inf)
     return RowsEstimates(
         classes=classes,
         capped=capped,

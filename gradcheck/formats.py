@@ -77,8 +77,11 @@ class Format:
         """
         bits = np.asarray(x, dtype=np.float64).view(np.int64)
         # of 0, and of what float64 holds as subnormal, the exponent field says -1023, which is below every emin
-        field = (bits >> 52) & 0x7FF
-        return np.asarray(np.maximum(field, self.emin + 1023) + (1 - self.precision - 1023))
+        field = np.asarray(bits >> 52)
+        field &= 0x7FF
+        np.maximum(field, self.emin + 1023, out=field)
+        field += 1 - self.precision - 1023
+        return field
 
     def ulp(self, x: float) -> float:
         """The unit in the last place of the finite value `x`."""

@@ -114,6 +114,20 @@ class Comparison:
         self.absolute: Float64 = absolute
         self.judged = np.broadcast_to(exact.judged, self.errors.shape)
         self._all_judged = bool(exact.judged.all())
+        self._ratios: dict[int, tuple[Float64, Float64]] = {}
+
+    def of(self, limits: Float64) -> Float64:
+        """The errors as multiples of limits in units: see `ratio`."""
+        # a bound is a metric, and most often the tolerance's limit, too
+        held = self._ratios.get(id(limits))
+        if held is None or held[0] is not limits:
+            held = self._ratios[id(limits)] = (limits, ratio(self.errors, limits))
+        return held[1]
+
+    @property
+    def judged_count(self) -> int:
+        """How many components are judged."""
+        return self.judged.size if self._all_judged else int(np.count_nonzero(self.judged))
 
     def worst(self, metric: Float64) -> Extreme | None:
         """The largest value of a metric, (N, k), among the judged components; None where there are none."""
@@ -167,7 +181,8 @@ def undecided(comparison: Comparison, limits: Limits) -> NDArray[np.bool_]:
 
 def _certain(limits: Limits) -> Float64:
     # An infinite error, NaN's among them, passes no limit, not even one that overflows
-    return np.minimum(limits.certain, np.finfo(np.float64).max)
+    most = np.finfo(np.float64).max
+    return limits.certain if limits.certain.max(initial=0.0) <= most else np.minimum(limits.certain, most)
 
 
 def _left_open(comparison: Comparison, certain: Float64, failed: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -186,16 +201,20 @@ def decide(comparison: Comparison, limits: Limits, *, top: int = 0) -> Decision:
     Args:
         top: how many of the components to name, the worst first.
     """
-    values, errors = comparison.values, comparison.errors
-    failed = failing(comparison, limits)
+    values = comparison.values
     certain = _certain(limits)
-    left_open = _left_open(comparison, certain, failed)
-    of_limit = ratio(errors, certain)
+    of_limit = comparison.of(certain)
     worst = comparison.worst(of_limit)
+    failed, rows = 0, []
+    # where every error is at most half of its limit, and the slack a quarter, there is no more to look at
+    if not (of_limit.max(initial=0.0) <= 0.5 and bool((4 * values.uncertainty <= certain).all())):
+        past = failing(comparison, limits)
+        failed = int(np.count_nonzero(past))
+        rows = np.flatnonzero(_left_open(comparison, certain, past).any(axis=1)).tolist()
     return Decision(
-        failed=int(failed.sum()),
-        judged=int(np.count_nonzero(comparison.judged)),
-        undecided_rows=np.flatnonzero(left_open.any(axis=1)).tolist(),
+        failed=failed,
+        judged=comparison.judged_count,
+        undecided_rows=rows,
         worst=worst,
         limit_ulps=math.nan if worst is None else values.in_ulps_at(certain, (worst.row, worst.cls)),
         top=comparison.top(of_limit, top) if top else (),
@@ -206,28 +225,30 @@ def decide(comparison: Comparison, limits: Limits, *, top: int = 0) -> Decision:
 def measure(comparison: Comparison, bound: Float64) -> Measures:
     """All metrics, whatever the tolerance; `bound` is what a sound algorithm needs, in units, (N, k)."""
     values, candidate, errors = comparison.values, comparison.candidate, comparison.errors
-    judged, resolved = comparison.judged, values.resolved
+    judged = comparison.judged
     apart = values.unit_log2.max(axis=1, keepdims=True) - values.unit_log2
     # What cannot be told from 0, in the reference and in the candidate, is 0 in both
-    hidden = ~resolved
-    if hidden.any():
-        hidden &= errors <= 2 * values.uncertainty
-    visible = np.where(hidden, 0.0, errors) if hidden.any() else errors
+    visible = errors
+    if not values.resolved.all():
+        visible = np.where(values.resolved | (errors > 2 * values.uncertainty), errors, 0.0)
     largest = in_units(values.size, apart).max(axis=1, keepdims=True)
     metrics = {
         "abs": comparison.absolute,
         "rel": ratio(visible, values.size),
         "ulp": comparison.ulps,
         "norm": ratio(in_units(visible, apart), largest),
-        "bound": ratio(errors, bound),
+        "bound": comparison.of(bound),
     }
-    zero = judged & (candidate == 0)
-    against = ((candidate < 0) & (values.high > 0)) | ((candidate > 0) & (values.high < 0))
+    zero = candidate == 0
+    against = np.signbit(candidate) != np.signbit(values.high)
+    if against.any():
+        # NaN has a sign bit and no sign; an exact value that is not resolved has none, either
+        against &= judged & values.resolved & ~zero & ~np.isnan(candidate)
     return Measures(
         extremes={name: comparison.worst(metric) for name, metric in metrics.items()},
-        nonfinite=int(np.count_nonzero(judged & ~comparison.finite)),
-        wrong_sign=int(np.count_nonzero(judged & resolved & against)),
-        flushed=int(np.count_nonzero(zero & (values.in_ulps(values.size) > 0.5))) if zero.any() else 0,
+        nonfinite=0 if comparison.finite.all() else int(np.count_nonzero(judged & ~comparison.finite)),
+        wrong_sign=int(np.count_nonzero(against)),
+        flushed=int(np.count_nonzero(judged & zero & (values.in_ulps(values.size) > 0.5))) if zero.any() else 0,
     )
 
 

@@ -36,14 +36,16 @@ class ClosedForm:
             gradient[~defined] = 0.0
             error[~defined] = 0.0
         size = np.abs(gradient)
-        one = np.zeros((1, 1), dtype=np.int64)
+        least = size - error
+        ulp_log2 = fmt.ulp_log2(np.maximum(least, 0.0, out=least))
+        most = fmt.ulp_log2(np.add(size, error, out=least))
         self.values = Values(
             format=fmt,
             high=gradient,
             low=np.zeros((1, 1)),
-            ulp_log2=fmt.ulp_log2(np.maximum(size - error, 0.0)),
-            ulp_most_log2=fmt.ulp_log2(size + error),
-            unit_log2=one,
+            ulp_log2=ulp_log2,
+            ulp_most_log2=most,
+            unit_log2=np.zeros((1, 1), dtype=np.int64),
             uncertainty=error,
         )
 

@@ -275,7 +275,8 @@ def _looked_at_again(
         places.setdefault(row, set()).update(classes)
     rows = np.array(sorted(places), dtype=np.int64)
     groups = list(_cut(rows, _PART // batch.classes))
-    closely = dataclasses.replace(how, diagnosed=False)
+    # only what may have told a loss is held to it
+    closely = dataclasses.replace(how, diagnosed=False, valued=candidate.watched)
     numbers = batch.numbers(slice(None))
     tasks = (
         _Again(

@@ -262,15 +262,23 @@ def _bound(e: Known, values: Values, flush: bool) -> Float64:
     fmt, unit_log2 = values.format, values.unit_log2
     u, u_sum = fmt.unit_roundoff, summing_roundoff(fmt)
     sums = e.weight * 4 * math.sqrt(e.classes) * u_sum + label_sum_error(e, fmt)
-    bound = e.scale * e.slope * e.p_in_units(unit_log2) * (e.weight * u * softmax_roundings(e, u) + sums)
-    bound += e.scale * e.slope * 4 * u * in_units(np.abs(e.q), unit_log2)
+    # in place: dumps go through here
+    bound = softmax_roundings(e, u)
+    bound *= e.weight * u
+    bound += sums
+    factor = e.scale * e.slope
+    if np.any(factor != 1):
+        bound *= factor
+    bound *= e.p_in_units(unit_log2)
+    bound += factor * 4 * u * in_units(np.abs(e.q), unit_log2)
     if e.capped:
         bound += e.scale / e.temperature * 4 * u * in_units(np.abs(e.inner), unit_log2)
     bound += 2 * u * values.size
     # what lies below the normal range before s·f' multiplies it has been rounded to λ
     bound += least(values, flush=flush) * np.maximum(1.0, e.scale * np.maximum(e.weight, 1.0) * e.steepest)
     # so that an error of exactly λ, or of any other round limit, is no tie
-    return bound * (1 + 2.0**-20)
+    bound *= 1 + 2.0**-20
+    return bound
 
 
 def least(values: Values, *, flush: bool) -> Float64:
