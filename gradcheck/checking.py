@@ -18,6 +18,7 @@ from gradcheck.metrics import Comparison, Decision, decide, failing, measure_gra
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.profiles import Profile, profile
 from gradcheck.reference import Reference, engines
+from gradcheck.reference.engines import Each
 from gradcheck.reference.rule import SHARPEST_TARGET_BITS
 from gradcheck.reference.values import ExactGradient
 from gradcheck.results import (
@@ -106,14 +107,16 @@ def outcomes(
     *,
     exactly: Exactly | None = None,
     on_row: Callable[[], None] = lambda: None,
+    each: Each = map,
 ) -> Iterator[Found]:
     """What there is to say of each candidate; the reference is made once for each gradient format.
 
     Args:
         exactly: makes exact gradients; None makes central differences.
         on_row: called after each row of central differences, for whoever shows progress.
+        each: shares a row of many classes among processes.
     """
-    make = exactly or (lambda problem, fmt: reference.compute(problem, fmt, how.settings, on_row))
+    make = exactly or (lambda problem, fmt: reference.compute(problem, fmt, how.settings, on_row, each))
     references: dict[str, ExactGradient] = {}
     for candidate in candidates:
         found = how.gradient_format or problem.format

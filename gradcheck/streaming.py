@@ -10,6 +10,7 @@ those of the largest errors, and a few drawn at random are looked at again, and 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from gradcheck.exceptions import UsageError
 from gradcheck.formats import Format, Int64
 from gradcheck.metrics import Comparison, undecided
 from gradcheck.problem import Problem, RowStatus
+from gradcheck.reference.engines import Each
 from gradcheck.reference.values import ExactGradient
 from gradcheck.results import Judged, Outcome, Result, Screened
 from gradcheck.screening import ClosedForm
@@ -97,17 +99,20 @@ def check(
     numbers = batch.numbers(slice(None))
     parts = list(_cut(numbers, most // batch.classes))
     if len(parts) == 1 and not screened:
-        for found in checking.outcomes(batch.problem(numbers), candidates, how, on_row=on_row):
+        for found in checking.outcomes(batch.problem(numbers), candidates, how, on_row=on_row, each=team.map):
             yield _result(batch, case, how, found)
         return
     # what explains a failure is looked for once, where it is worst
     quick = dataclasses.replace(how, diagnosed=False, profiled=not screened)
     step = max(1, (most if watched else _SCREENED_PART) // batch.classes) if screened else 0
     tasks = (_Task(cut=batch.cut(part), candidates=tuple(candidates), how=quick, screened=step) for part in parts)
+    # of few rows it is their classes that are shared
+    few = len(parts) < 2 * team.jobs and not screened
+    judged = map(functools.partial(_judged, each=team.map), tasks) if few else team.map(_judged, tasks)
     done: list[list[Found]] = []
     interrupted = False
     try:
-        for part, found_there in zip(parts, team.map(_judged, tasks), strict=True):
+        for part, found_there in zip(parts, judged, strict=True):
             done.append(found_there)
             for _ in part:
                 on_row()
@@ -169,10 +174,10 @@ class _Task:
     screened: int
 
 
-def _judged(task: _Task) -> list[Found]:
+def _judged(task: _Task, each: Each = map) -> list[Found]:
     problem = task.cut.problem()
     if not task.screened:
-        return list(checking.outcomes(problem, task.candidates, task.how))
+        return list(checking.outcomes(problem, task.candidates, task.how, each=each))
     parts = list(_cut(np.arange(problem.rows), task.screened))
     exactly = _closed(task.how)
     some = (problem.take(part) if len(parts) > 1 else problem for part in parts)

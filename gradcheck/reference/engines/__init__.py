@@ -5,10 +5,10 @@ A file defines `CERTIFIED` and `METHODS` (by name, `(*, estimates, plan) -> Diff
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -29,8 +29,8 @@ EVALUATED = 2**14
 SUMMED = 2**14
 """Pairs whose sum is one share; a sum that rounds depends on it, and on nothing else."""
 
-Each = Callable[..., Iterator[Any]]
-"""The builtin `map`, or an executor's own: its functions and their arguments can be pickled."""
+Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+"""The builtin `map`, or one that sends tasks to other processes: they can be pickled."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,7 +171,7 @@ def evaluate(differences: Differences, places: Int64 | None = None, each: Each =
     else:
         shares = list(_mapped(each, whole)(_share, whole))
         blocks = _blocks(differences, np.arange(pairs) if places is None else places, EVALUATED)
-    found = list(_mapped(each, blocks)(_evaluate, blocks, itertools.repeat(shares)))
+    found = list(_mapped(each, blocks)(functools.partial(_evaluate, shares=shares), blocks))
     if len(found) == 1:
         return shares, found[0]
     return shares, Evaluation(
