@@ -58,9 +58,10 @@ class Values:
 
     def in_ulps_at(self, amounts: Float64, place: tuple[int, ...]) -> float:
         """One of `in_ulps`, without the others."""
-        unit_log2 = np.broadcast_to(self.unit_log2, self.ulp_log2.shape)[place]
+        shape = self.ulp_log2.shape
+        amount, unit_log2 = (np.broadcast_to(array, shape)[place] for array in (amounts, self.unit_log2))
         with np.errstate(over="ignore"):
-            return float(np.ldexp(amounts[place], int(unit_log2 - self.ulp_log2[place])))
+            return float(np.ldexp(amount, int(unit_log2 - self.ulp_log2[place])))
 
     def each(self, change: Callable[[str, Any], Any]) -> Values:
         """The values whose arrays are `change(name, array)`: some of them, or spread over more places."""
