@@ -1,0 +1,258 @@
+"""A batch in parts: whatever it is cut into, what is found is what is found of the whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradcheck import candidates, losses, streaming, tolerances
+from gradcheck.batch import Batch
+from gradcheck.candidates import Candidate
+from gradcheck.checking import How, check
+from gradcheck.exceptions import InputError, RowError
+from gradcheck.formats import Array, named
+from gradcheck.functions import Function
+from gradcheck.problem import Problem
+from gradcheck.profiles import Profile
+from gradcheck.reference import Settings
+from gradcheck.results import Crashed, Judged, Result, Skipped, Verdict
+from gradcheck.streaming import Screening
+from tests.conftest import make_problem
+
+HOW = How(tolerance=tolerances.parse("stable"), settings=Settings(engine="flint"), top=3)
+ROWS, CLASSES = 12, 9
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(ROWS, CLASSES)) * 5
+HARD, SOFT = RNG.integers(0, CLASSES, ROWS), RNG.random((ROWS, CLASSES))
+MASK = ";".join(
+    ",".join("0" if (n + c) % 7 == 0 and c != HARD[n] else "1" for c in range(CLASSES)) for n in range(ROWS)
+)
+OPTIONS: tuple[list[str], ...] = (
+    [],
+    ["reduction=mean"],
+    ["reduction=mean", f"ignore_index={HARD[3]}"],
+    ["reduction=mean", "weight=" + ",".join(str(1 + c / 4) for c in range(CLASSES)), "label_smoothing=0.1"],
+    ["reduction=mean:count", "weight=" + ",".join(str(c % 3) for c in range(CLASSES)), "z_loss=0.01:count"],
+    ["reduction=sum", "softcap=6", "temperature=0.7", "z_loss=0.001"],
+    ["upstream=" + ",".join(str((n - 5) / 4) for n in range(ROWS)), "label_smoothing=0.2:others"],
+    ["mask=" + MASK, "label_smoothing=0.1", "reduction=mean:rows"],
+)
+
+
+@pytest.fixture(params=[1, 5])
+def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """So many rows at a time."""
+    rows: int = request.param
+    for name in ("_PART", "_PART_OF_CODE", "_SCREENED_PART"):
+        monkeypatch.setattr(streaming, name, rows * CLASSES)
+    monkeypatch.setattr(streaming, "_SCREENED_TASK", 2 * rows * CLASSES)
+    return rows
+
+
+SIZE = Screening()
+"""Whether there is a screening follows from the size."""
+
+
+def of(batch: Batch, candidate: Candidate, screening: Screening = SIZE) -> Result:
+    (result,) = streaming.check(batch, [candidate], HOW, case="x", screening=screening)
+    return result
+
+
+def alike(one: Result, other: Result) -> None:
+    """The same but for where errors are drawn, which parts tell more coarsely, and the last digits of the loss."""
+    assert one.judged is not None
+    assert other.judged is not None
+    values = [one.judged.loss, other.judged.loss]
+    plain = [
+        dataclasses.replace(judged, profile=Profile(), loss=None, diagnosis=()) for judged in (one.judged, other.judged)
+    ]
+    assert plain[0] == plain[1]
+    assert dataclasses.replace(one, outcome=plain[0]) == dataclasses.replace(other, outcome=plain[0])
+    assert [type(loss) for loss in values].count(float) in (0, 2)
+    sizes = [
+        loss if isinstance(loss, float) or loss is None else math.copysign(loss.log2(), loss.man) for loss in values
+    ]
+    assert sizes[0] == pytest.approx(sizes[1], rel=1e-12)
+    assert dict(one.judged.profile.histogram) == dict(other.judged.profile.histogram)
+
+
+@pytest.mark.parametrize("labels", [HARD, SOFT], ids=["hard", "soft"])
+@pytest.mark.parametrize("loss", OPTIONS, ids=lambda loss: " ".join(loss)[:40])
+def test_parts_are_the_whole(loss: list[str], labels: Array, parts: int) -> None:
+    try:
+        problem = make_problem(LOGITS, labels, "float32", loss)
+    except InputError:
+        pytest.skip("not an option of these labels")
+    for name in ("compensated", "naive"):
+        candidate = candidates.load(name)
+        (whole,) = check(problem, [candidate], HOW, case="x")
+        alike(of(Batch.of(problem), candidate), whole)
+    wrong = candidates.given("wrong", candidates.load("shifted").gradient(problem)[::-1].copy())
+    (whole,) = check(problem, [wrong], HOW, case="x")
+    assert whole.verdict is Verdict.FAIL
+    alike(of(Batch.of(problem), wrong), whole)
+
+
+@pytest.mark.parametrize("screening", [Screening(), Screening(wanted=True, certify=4)], ids=["differences", "screened"])
+@pytest.mark.parametrize("place", [(0, 0), (0, 8), (4, 8), (5, 0), (9, 8), (10, 0), (11, 8)])
+def test_one_wrong_component_is_found_wherever_it_stands(
+    place: tuple[int, int], screening: Screening, parts: int
+) -> None:
+    """First, last, and at both sides of a part's edge."""
+    problem = make_problem(LOGITS, HARD, "float32")
+    gradient = candidates.load("compensated").gradient(problem)
+    gradient[place] += np.float32(1e-5) * max(1, abs(gradient[place]))
+    result = of(Batch.of(problem), candidates.given("wrong", gradient), screening=screening)
+    judged = result.judged
+    assert judged is not None
+    assert (result.verdict, judged.decision.failed, judged.decision.judged) == (Verdict.FAIL, 1, ROWS * CLASSES)
+    worst = judged.decision.worst
+    assert worst is not None
+    assert (worst.row, worst.cls) == place
+    assert next((top.row, top.cls) for top in judged.decision.top) == place
+    assert judged.diagnosis[0].cause == "isolated-entries"
+
+
+def test_only_some_rows(parts: int) -> None:
+    """Their share of the mean is the whole's, their numbers are the input's, and a gradient is that of the whole."""
+    problem = make_problem(LOGITS, HARD, "float32", ["reduction=mean"])
+    gradient = candidates.load("compensated").gradient(problem)
+    rows = np.array([1, 2, 7, 11])
+    batch = Batch.of(problem).take(rows)
+    result = of(batch, candidates.given("right", gradient))
+    assert (result.verdict, result.rows, result.row_numbers) == (Verdict.PASS, 4, (1, 2, 7, 11))
+    assert result.digest == problem.take(rows).digest
+    gradient[7, 3] *= 2
+    judged = of(batch, candidates.given("wrong", gradient)).judged
+    assert judged is not None
+    assert judged.decision.worst is not None
+    assert judged.decision.worst.row == 2
+
+
+def test_rows_that_are_undefined_or_ignored(parts: int) -> None:
+    logits = LOGITS.copy()
+    logits[0, 1], logits[6] = np.nan, np.inf
+    labels = HARD.copy()
+    labels[1:5] = -100
+    problem = make_problem(logits, labels, "float32", ["ignore_index=-100", "reduction=mean"])
+    candidate = candidates.load("compensated")
+    (whole,) = check(problem, [candidate], HOW, case="x")
+    alike(of(Batch.of(problem), candidate), whole)
+    nothing = make_problem(np.full((ROWS, CLASSES), np.nan), HARD, "float32")
+    assert isinstance(of(Batch.of(nothing), candidate).outcome, Skipped)
+
+
+def test_what_is_noticed_of_code_is_noticed_in_parts(parts: int) -> None:
+    problem = make_problem(LOGITS, HARD, "float32")
+
+    def overwriting(logits: Array, labels: Array) -> Array:
+        found = np.exp(logits - logits.max(axis=1, keepdims=True))
+        found /= found.sum(axis=1, keepdims=True)
+        found[np.arange(len(found)), labels] -= 1
+        logits[...] = 0
+        return np.asarray(found)
+
+    result = of(Batch.of(problem), candidates.of_function(Function(name="f", call=overwriting)))
+    assert result.judged is not None
+    assert (result.verdict, result.judged.conduct.changed) == (Verdict.FAIL, ("logits",))
+
+    def failing(logits: Array, labels: Array) -> Array:
+        raise ValueError("no")
+
+    assert isinstance(of(Batch.of(problem), candidates.of_function(Function(name="f", call=failing))).outcome, Crashed)
+
+
+def test_a_gradient_of_another_shape_is_none(parts: int) -> None:
+    problem = make_problem(LOGITS, HARD, "float32")
+    for shape in ((parts, CLASSES), (ROWS, CLASSES - 1), (2 * ROWS, CLASSES), (ROWS,)):
+        outcome = of(Batch.of(problem), candidates.given("g", np.zeros(shape, np.float32))).outcome
+        assert isinstance(outcome, Crashed)
+        assert str(shape) in outcome.reason
+
+
+def test_several_candidates_are_found_in_their_order(parts: int) -> None:
+    problem = make_problem(LOGITS, HARD, "float32")
+    chosen = [candidates.load("compensated"), candidates.given("zeros", np.zeros((ROWS, CLASSES), np.float32))]
+    found = list(streaming.check(Batch.of(problem), chosen, HOW, case="x"))
+    assert [(one.candidate, one.verdict) for one in found] == [
+        ("compensated", Verdict.PASS),
+        ("zeros", Verdict.FAIL),
+    ]
+
+
+class Stopped:
+    """Somebody who is interrupted after so many tasks."""
+
+    jobs, lost = 1, 0
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        for number, item in enumerate(items):
+            if number == self.after:
+                raise KeyboardInterrupt
+            yield function(item)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_an_interruption_leaves_what_was_done(wanted: bool, parts: int) -> None:
+    problem = make_problem(LOGITS, HARD, "float32")
+    done: list[Result] = []
+    chosen = [candidates.load("compensated")]
+    found = streaming.check(
+        Batch.of(problem), chosen, HOW, case="x", team=Stopped(1), screening=Screening(wanted=wanted)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        done.extend(found)
+    (result,) = done
+    reached = parts * (2 if wanted else 1)
+    assert result.unreached == ROWS - min(reached, ROWS)
+    assert result.judged is not None
+    assert result.judged.decision.judged == min(reached, ROWS) * CLASSES
+    with pytest.raises(KeyboardInterrupt):
+        list(streaming.check(Batch.of(problem), chosen, HOW, case="x", team=Stopped(0)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": np.full((ROWS, CLASSES), -1.0)}, "row 0, class 0"),
+        ({"labels": np.where(np.arange(ROWS)[:, None] == 7, -1.0, SOFT)}, "soft label -1 of row 7, class 0"),
+        ({"loss": ["temperature=1e-6"], "logits": np.where(np.arange(ROWS)[:, None] == 7, 1e299, LOGITS)}, "of row 7"),
+        ({"loss": ["mask=" + ",".join("0" if c == HARD[0] else "1" for c in range(CLASSES))]}, "label of row 0"),
+        ({"labels": np.where(np.arange(ROWS) == 7, CLASSES, HARD)}, "of row 7 is outside"),
+    ],
+    ids=["soft", "soft-later", "temperature", "mask", "hard"],
+)
+def test_a_row_that_cannot_be_checked_is_named_by_its_number(changes: dict[str, Any], message: str, parts: int) -> None:
+    given = {"logits": LOGITS, "labels": HARD} | changes
+    labels = np.asarray(given["labels"])
+    with pytest.raises(RowError, match=message):
+        of(
+            Batch(
+                logits=np.asarray(given["logits"]),
+                labels=labels.astype(np.int64) if labels.ndim == 1 else labels,
+                format=named("float64"),
+                loss=losses.parse(changes.get("loss", [])),
+            ),
+            candidates.load("shifted"),
+        )
+
+
+def test_a_batch_is_told_from_others_as_a_problem_is() -> None:
+    problem: Problem = make_problem(LOGITS, SOFT, "bfloat16", ["label_smoothing=0.1"])
+    assert Batch.of(problem).digest == problem.digest
+
+
+def test_the_results_of_each_problem() -> None:
+    problem = make_problem(LOGITS, HARD, "float32")
+    named_problems = [("one", problem), ("none", None), ("two", problem)]
+    found = list(streaming.check_each(named_problems, [candidates.load("shifted")], HOW))
+    assert [[result.case for result in results] for results in found] == [["one"], [], ["two"]]
+    assert all(isinstance(result.outcome, Judged) for results in found for result in results)
