@@ -121,6 +121,11 @@ class Cut:
     loss: tuple[LossOption, ...]
     whole: Whole
 
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(self.whole.numbers)
+
     def problem(self) -> Problem:
         """The rows as a part of the whole, in memory."""
         logits, labels = (

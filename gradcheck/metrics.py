@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from gradcheck.estimates import Estimates, Known, RowsEstimates, in_units
 from gradcheck.exact import Dyadic
 from gradcheck.formats import Array, Float64, Format
 from gradcheck.problem import Problem, RowStatus
-from gradcheck.reference.values import Exact, ExactGradient
+from gradcheck.reference.values import Exact, ExactGradient, following
 from gradcheck.tolerances import Limits, label_sum_error, softmax_roundings, summing_roundoff
 
 
@@ -328,7 +327,7 @@ def _common(e: Known, fmt: Format, alike: float) -> Float64:
     return np.asarray(e.weight * ((16 + alike) * summing_roundoff(fmt) + 2 * u * e.log_sum) + label_sum_error(e, fmt))
 
 
-@lru_cache(maxsize=4)
+@following
 @np.errstate(all="ignore")
 def _sums(exact: ExactGradient, flush: bool) -> tuple[tuple[int, float, float], ...]:
     """Of each row that has a known sum its number, Σg, and what rounding explains.

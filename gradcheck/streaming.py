@@ -104,8 +104,16 @@ def check(
         return
     # what explains a failure is looked for once, where it is worst
     quick = dataclasses.replace(how, diagnosed=False, profiled=not screened)
-    step = max(1, (most if watched else _SCREENED_PART) // batch.classes) if screened else 0
-    tasks = (_Task(cut=batch.cut(part), candidates=tuple(candidates), how=quick, screened=step) for part in parts)
+    step = (_SCREENED_PART if screened and not watched else most) // batch.classes
+    tasks = (
+        _Task(
+            cuts=tuple(batch.cut(some) for some in _cut(part, step)),
+            candidates=tuple(candidates),
+            how=quick,
+            screened=screened,
+        )
+        for part in parts
+    )
     # of few rows it is their classes that are shared
     few = len(parts) < 2 * team.jobs and not screened
     judged = map(functools.partial(_judged, each=team.map), tasks) if few else team.map(_judged, tasks)
@@ -120,12 +128,7 @@ def check(
         interrupted = True
     reached = sum(len(part) for part in parts[: len(done)])
     for place, candidate in enumerate(candidates if done else []):
-        first = np.cumsum([0, *(len(part) for part in parts)]).tolist()
-        outcomes = [
-            (merging.placed(found[place].outcome, range(start, start + len(part))), len(part))
-            for start, part, found in zip(first, parts, done, strict=False)
-        ]
-        outcome = merging.merged(outcomes, top=how.top)
+        outcome = _together([found[place].outcome for found in done], [len(part) for part in parts], how)
         if isinstance(outcome, Judged):
             if screened and done[0][place].gradient_format.wider:
                 facts = Screened(bound=outcome.decision.judged, differences=0, undecided=0, drawn=0, rows=0)
@@ -162,39 +165,35 @@ def check_each(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Task:
-    """A part to check.
+    """A part to check, in pieces of which one is in memory at a time."""
 
-    Attributes:
-        screened: how many rows to screen at a time; 0 makes central differences.
-    """
-
-    cut: Cut
+    cuts: tuple[Cut, ...]
     candidates: tuple[Candidate, ...]
     how: How
-    screened: int
+    screened: bool
 
 
 def _judged(task: _Task, each: Each = map) -> list[Found]:
-    problem = task.cut.problem()
-    if not task.screened:
-        return list(checking.outcomes(problem, task.candidates, task.how, each=each))
-    parts = list(_cut(np.arange(problem.rows), task.screened))
-    exactly = _closed(task.how)
-    some = (problem.take(part) if len(parts) > 1 else problem for part in parts)
-    found = [list(checking.outcomes(one, task.candidates, task.how, exactly=exactly)) for one in some]
-    return [
-        dataclasses.replace(
-            found[0][place],
-            outcome=merging.merged(
-                [
-                    (merging.placed(one[place].outcome, range(part[0], part[0] + len(part))), len(part))
-                    for part, one in zip(parts, found, strict=True)
-                ],
-                top=task.how.top,
-            ),
-        )
-        for place in range(len(task.candidates))
+    exactly = _closed(task.how) if task.screened else None
+    found = [
+        list(checking.outcomes(cut.problem(), task.candidates, task.how, exactly=exactly, each=each))
+        for cut in task.cuts
     ]
+    sizes = [cut.rows for cut in task.cuts]
+    return [
+        dataclasses.replace(of_one[0], outcome=_together([one.outcome for one in of_one], sizes, task.how))
+        for of_one in zip(*found, strict=True)
+    ]
+
+
+def _together(outcomes: Sequence[Outcome], rows: Sequence[int], how: How) -> Outcome:
+    """The outcome of parts that follow each other, of so many rows each."""
+    firsts = np.cumsum([0, *rows]).tolist()
+    placed = [
+        (merging.placed(outcome, range(first, first + count)), count)
+        for outcome, first, count in zip(outcomes, firsts, rows, strict=False)
+    ]
+    return merging.merged(placed, top=how.top)
 
 
 def _closed(how: How) -> Exactly:

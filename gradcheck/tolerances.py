@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +12,7 @@ from gradcheck.estimates import Estimates, Known, in_units
 from gradcheck.exact import positive
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import FORMATS, Float64, Format
-from gradcheck.reference.values import ExactGradient, Values
+from gradcheck.reference.values import ExactGradient, Values, following
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -179,8 +178,6 @@ NAMES = {
 """The tolerances, as a user writes them."""
 
 
-_REMEMBERED = 4
-"""Bounds that are kept: of one exact gradient, many candidates are judged by them."""
 _FARTHEST = 600.0
 """Exponents whose exp, divided by any u, float64 still holds."""
 
@@ -234,8 +231,6 @@ def _sizes(values: Values) -> tuple[Float64, Float64]:
     return np.maximum(values.size - values.uncertainty, 0.0), values.size + values.uncertainty
 
 
-@lru_cache(maxsize=_REMEMBERED)
-@np.errstate(all="ignore")
 def stable_bound(exact: ExactGradient, *, flush: bool = False) -> Float64:
     """B of every component in the exact values' units, (N, k); 0 in ignored and undefined rows.
 
@@ -253,6 +248,12 @@ def stable_bound(exact: ExactGradient, *, flush: bool = False) -> Float64:
     Returns:
         A read-only array: it is kept for the next candidate.
     """
+    return _spread_bound(exact, flush)
+
+
+@following
+@np.errstate(all="ignore")
+def _spread_bound(exact: ExactGradient, flush: bool) -> Float64:
     bound = exact.spread(lambda e, values: _bound(e, values, flush))
     bound.flags.writeable = False
     return bound

@@ -7,10 +7,12 @@ overflow float64 in ulps of 2^-1074.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +112,23 @@ class ExactGradient(Exact, Protocol):
     def __hash__(self) -> int:
         """By identity: what follows from it is made once."""
         ...
+
+
+_Followed = TypeVar("_Followed")
+
+
+def following(function: Callable[[Any, bool], _Followed]) -> Callable[[Any, bool], _Followed]:
+    """What follows from exact values and a flag, made once, and kept for as long as they are."""
+    known: WeakKeyDictionary[Any, dict[bool, _Followed]] = WeakKeyDictionary()
+
+    @functools.wraps(function)
+    def once(exact: Any, flush: bool) -> _Followed:
+        found = known.setdefault(exact, {})
+        if flush not in found:
+            found[flush] = function(exact, flush)
+        return found[flush]
+
+    return once
 
 
 def spread_rows(
