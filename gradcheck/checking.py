@@ -132,7 +132,7 @@ def outcomes(
             except CrashedError as crash:
                 outcome = Crashed(reason=str(crash))
             else:
-                found = how.gradient_format or _format_of(answers[0].gradient, problem)
+                found = how.gradient_format or format_of(answers[0].gradient)
                 if found.name not in references:
                     references[found.name] = make(problem, found)
                 outcome, references[found.name] = _judge(problem, candidate, answers, references[found.name], how)
@@ -147,7 +147,12 @@ def _undefined(problem: Problem) -> str:
     return "NaN, +inf, or nothing but -inf among its logits"
 
 
-def _format_of(gradient: Array, problem: Problem) -> Format:
+def format_of(gradient: Array) -> Format:
+    """The format of a gradient.
+
+    Raises:
+        InputError: where it is none.
+    """
     found = formats.of_dtype(gradient.dtype)
     if found is None:
         raise InputError(f"the gradient is {gradient.dtype}; expected one of {', '.join(formats.FORMATS)}")

@@ -190,7 +190,7 @@ def estimate_rows(terms: Terms, kept: NDArray[np.bool_]) -> RowsEstimates:
         if terms.softcap or temperature != 1
         else np.abs(largest)
     )
-    scale, sign = _scales(terms)
+    scale, sign = scales(terms)
     q, total_q, weight, label_roundings = _labels(terms)
     if terms.plain_labels:
         inner = p * total_q
@@ -256,7 +256,7 @@ def estimate_rows(terms: Terms, kept: NDArray[np.bool_]) -> RowsEstimates:
     )
 
 
-def _scales(terms: Terms) -> tuple[Float64, Float64]:
+def scales(terms: Terms) -> tuple[Float64, Float64]:
     """|s| and its sign, of every row, (N, 1), or of all, (1, 1)."""
     same = all(factor is terms.upstream[0] for factor in terms.upstream)
     found = np.array([float(terms.scale(n)) for n in ([0] if same else range(terms.rows))])[:, None]

@@ -20,6 +20,9 @@ from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference.values import Exact, ExactGradient, following
 from gradcheck.tolerances import Limits, label_sum_error, softmax_roundings, summing_roundoff
 
+_LANES = 128
+"""Accumulators among which a sound sum deals out its terms."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Extreme:
@@ -277,10 +280,6 @@ def ratio(errors: Float64, limits: Float64) -> Float64:
     return ratio
 
 
-_LANES = 128
-"""Accumulators among which a sound sum deals out its terms."""
-
-
 def _total(exact: ExactGradient, candidate: Float64, *, flush: bool) -> float | None:
     """The largest |Σc − Σg| of a row, over what rounding explains; None where no row has a known sum."""
     known = exact.at_once
@@ -323,8 +322,13 @@ def _total_at_most(exact: ExactGradient, e: RowsEstimates, candidate: Float64, *
 
 def _common(e: Known, fmt: Format, alike: float) -> Float64:
     """What all probabilities of a row have in common, before s/T: errors of S and of W."""
-    u = fmt.unit_roundoff
-    return np.asarray(e.weight * ((16 + alike) * summing_roundoff(fmt) + 2 * u * e.log_sum) + label_sum_error(e, fmt))
+    return np.asarray(e.weight * shared_rounding(fmt, e.log_sum, alike) + label_sum_error(e, fmt))
+
+
+def shared_rounding(fmt: Format, log_sum: Float64 | float, alike: float = 1 / _LANES) -> Float64 | float:
+    """Relative errors that all probabilities of a row may have in common: that of S, of which `alike` terms round alike
+    in each lane, and that of ln S."""
+    return (16 + alike) * summing_roundoff(fmt) + 2 * fmt.unit_roundoff * log_sum
 
 
 @following

@@ -9,6 +9,7 @@ those of the largest errors, and a few drawn at random are looked at again, and 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -17,11 +18,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradcheck import checking, merging, reference
+from gradcheck import checking, glance, merging, reference
 from gradcheck.batch import Batch, Cut
 from gradcheck.candidates import Candidate
 from gradcheck.checking import Exactly, Found, How
-from gradcheck.exceptions import UsageError
+from gradcheck.exceptions import CrashedError, NotApplicableError, UsageError
 from gradcheck.formats import Format, Int64
 from gradcheck.metrics import Comparison, undecided
 from gradcheck.problem import Problem, RowStatus
@@ -174,16 +175,38 @@ class _Task:
 
 
 def _judged(task: _Task, each: Each = map) -> list[Found]:
-    exactly = _closed(task.how) if task.screened else None
-    found = [
-        list(checking.outcomes(cut.problem(), task.candidates, task.how, exactly=exactly, each=each))
-        for cut in task.cuts
-    ]
+    if task.screened:
+        found = [[_screened(cut.problem(), candidate, task.how) for candidate in task.candidates] for cut in task.cuts]
+    else:
+        found = [list(checking.outcomes(cut.problem(), task.candidates, task.how, each=each)) for cut in task.cuts]
     sizes = [cut.rows for cut in task.cuts]
     return [
         dataclasses.replace(of_one[0], outcome=_together([one.outcome for one in of_one], sizes, task.how))
         for of_one in zip(*found, strict=True)
     ]
+
+
+def _screened(problem: Problem, candidate: Candidate, how: How) -> Found:
+    exactly = _closed(how)
+    if not candidate.watched:
+        with contextlib.suppress(NotApplicableError, CrashedError):
+            gradient = candidate.gradient(problem)
+            if glance.possible(problem, gradient, how):
+                right, others = glance.glance(problem, gradient, flush=how.flush)
+                if right is not None:
+                    return _beside(problem, checking.format_of(gradient), candidate, how, right, others)
+    (found,) = checking.outcomes(problem, [candidate], how, exactly=exactly)
+    return found
+
+
+def _beside(problem: Problem, fmt: Format, candidate: Candidate, how: How, right: Judged, others: Int64) -> Found:
+    """What was seen of rows at a glance, and what there is to say of the others."""
+    if not others.size:
+        return Found(candidate=candidate.name, gradient_format=fmt, outcome=right)
+    (found,) = checking.outcomes(problem.take(others), [candidate], how, exactly=_closed(how))
+    placed = (merging.placed(found.outcome, others.tolist()), len(others))
+    outcome = merging.merged([(right, problem.rows - len(others)), placed], top=how.top)
+    return dataclasses.replace(found, outcome=outcome)
 
 
 def _together(outcomes: Sequence[Outcome], rows: Sequence[int], how: How) -> Outcome:

@@ -282,6 +282,15 @@ def _bound(e: Known, values: Values, flush: bool) -> Float64:
     return bound
 
 
+def plain_bound(fmt: Format, classes: int, log_sum: Float64) -> tuple[Float64, float]:
+    """B where it is simplest, a + b·δ in B = (a + b·δ)·|g| + λ·max(1, s·max(A, 1)): at classes without a label.
+
+    It is that of z = l, ζ = 0 and a single label of weight A; see `stable_bound`.
+    """
+    u, slack = fmt.unit_roundoff, 1 + 2.0**-20
+    return slack * (u * (2 * log_sum + 10) + 4 * math.sqrt(classes) * summing_roundoff(fmt)), slack * 3 * u
+
+
 def least(values: Values, *, flush: bool) -> Float64:
     """λ in units: the smallest subnormal, or with flushed subnormals the smallest normal value."""
     fmt = values.format

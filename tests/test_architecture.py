@@ -24,6 +24,7 @@ FLOORS = (
     {"results"},
     {"observing", "rejudging", "merging"},
     {"checking", "sweep", "derivation"},
+    {"glance"},
     {"streaming"},
     {"verification", "selftest"},
     {"report"},

@@ -147,7 +147,8 @@ def test_rows_that_are_undefined_or_ignored(parts: int) -> None:
     assert isinstance(of(Batch.of(nothing), candidate).outcome, Skipped)
 
 
-def test_what_is_noticed_of_code_is_noticed_in_parts(parts: int) -> None:
+@pytest.mark.parametrize("wanted", [False, True])
+def test_what_is_noticed_of_code_is_noticed_in_parts(wanted: bool, parts: int) -> None:
     problem = make_problem(LOGITS, HARD, "float32")
 
     def overwriting(logits: Array, labels: Array) -> Array:
@@ -157,14 +158,26 @@ def test_what_is_noticed_of_code_is_noticed_in_parts(parts: int) -> None:
         logits[...] = 0
         return np.asarray(found)
 
-    result = of(Batch.of(problem), candidates.of_function(Function(name="f", call=overwriting)))
+    screening = Screening(wanted=wanted)
+
+    def of_code(call: Callable[..., Any]) -> Result:
+        return of(Batch.of(problem), candidates.of_function(Function(name="f", call=call)), screening=screening)
+
+    result = of_code(overwriting)
     assert result.judged is not None
     assert (result.verdict, result.judged.conduct.changed) == (Verdict.FAIL, ("logits",))
 
     def failing(logits: Array, labels: Array) -> Array:
         raise ValueError("no")
 
-    assert isinstance(of(Batch.of(problem), candidates.of_function(Function(name="f", call=failing))).outcome, Crashed)
+    assert isinstance(of_code(failing).outcome, Crashed)
+
+    def with_loss(logits: Array, labels: Array) -> tuple[float, Array]:
+        return 1e6, overwriting(logits.copy(), labels)
+
+    judged = of_code(with_loss).judged
+    assert judged is not None
+    assert judged.conduct.loss is not None
 
 
 def test_a_gradient_of_another_shape_is_none(parts: int) -> None:
