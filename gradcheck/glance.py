@@ -46,6 +46,9 @@ class _Largest:
     def see(self, values: Float64, due: Float64, rows: Int64, classes: Int64 | int) -> None:
         """Values of rows (R, c), from a class on; or (R, 1), each of a class of its own."""
         most = float(values.max())
+        if math.isnan(most):  # of one row, which is not to hide the others
+            values = np.where(np.isnan(values), -1.0, values)
+            most = float(values.max())
         if most > self.value:
             row, column = divmod(int(values.argmax()), values.shape[1])
             cls = column + (classes if isinstance(classes, int) else int(classes[row]))
@@ -231,7 +234,7 @@ class _Block:
             if not least.all():
                 right &= ~((given == 0) & (due > ulp / 2)).any(axis=1, keepdims=True)
             most = error.max(axis=1, keepdims=True)
-            if float((most / size).max()) > metrics["norm"].value:
+            if not (most / size).max() <= metrics["norm"].value:
                 metrics["norm"].see(error / size, due, rows, some.start)
             metrics["abs"].see(error, due, rows, some.start)
             metrics["ulp"].see(np.divide(error, ulp, out=ulp), due, rows, some.start)
