@@ -139,7 +139,7 @@ def check(
             except KeyboardInterrupt:
                 interrupted = True
         whole = dataclasses.replace(done[0][place], outcome=outcome)
-        yield dataclasses.replace(_result(batch, case, how, whole), unreached=batch.rows - reached)
+        yield _result(batch, case, how, whole, unreached=batch.rows - reached)
     if interrupted:
         raise KeyboardInterrupt
 
@@ -385,7 +385,7 @@ def _cut(numbers: Int64, rows: int) -> Iterator[Int64]:
         yield numbers[first : first + max(1, rows)]
 
 
-def _result(batch: Batch, case: str, how: How, found: Found) -> Result:
+def _result(batch: Batch, case: str, how: How, found: Found, unreached: int = 0) -> Result:
     return Result(
         case=case,
         candidate=found.candidate,
@@ -397,5 +397,7 @@ def _result(batch: Batch, case: str, how: How, found: Found) -> Result:
         tolerance=str(how.tolerance),
         outcome=found.outcome,
         row_numbers=None if batch.chosen is None else tuple(batch.chosen.tolist()),
-        digest=batch.digest,
+        # of what was interrupted there is nothing to compare, and the rest may take long to read
+        digest="" if unreached else batch.digest,
+        unreached=unreached,
     )
