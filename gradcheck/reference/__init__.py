@@ -275,6 +275,10 @@ the value). Where their sum is above 2^-G ulp, or too large to say on which side
 candidate's error lies, step and precision are sharpened and the row is evaluated again (Ziv's
 strategy).
 
+Of a dump (past 2^20 components, in formats narrower than float64) the closed form in float64, with
+a proved bound on its error, decides what it can, and central differences decide the rest; --no-screen
+turns that off.
+
 --digits and --step take this out of the program's hands. Where they are too coarse for a verdict,
 the verdict is inconclusive, and the message names digits and a step that would do. 'gradcheck
 sweep' shows the error against the step."""

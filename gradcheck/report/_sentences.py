@@ -269,10 +269,13 @@ def histogram(result: Result) -> list[str]:
     names = ["not finite" if power is None else f"<= {text.brief(2.0**power)} ulp" for power, _ in counts]
     width = max(map(len, names))
     digits = max(len(f"{count:,}") for _, count in counts)
-    return [
+    lines = [
         f"{name.rjust(width)}  {f'{count:,}'.rjust(digits)}  {'#' * max(1, round(_BAR * count / most))}"
         for name, (_, count) in zip(names, counts, strict=True)
     ]
+    screened = None if result.judged is None else result.judged.screened
+    # of a dump it is drawn for a few rows alone
+    return [f"in the {text.count(screened.rows, 'row')} with central differences:", *lines] if screened else lines
 
 
 def summary(report: Report) -> str:
