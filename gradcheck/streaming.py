@@ -44,6 +44,8 @@ _PART_OF_CODE = 1 << 18
 """The same where code is asked whose start may take longer than its answer."""
 _SCREENED_TASK, _SCREENED_PART = 1 << 22, 1 << 17
 """Components that are screened in one task, and at a time: what fits into a processor's cache."""
+_KEPT = 64
+"""Outcomes of parts that are kept before they are put together."""
 _DRAWN_IN_A_ROW = 512
 """Components that are drawn in one row: the sum over its classes serves them all."""
 _OTHER_ROWS = 6
@@ -118,28 +120,30 @@ def check(
     # of few rows it is their classes that are shared
     few = len(parts) < 2 * team.jobs and not screened
     judged = map(functools.partial(_judged, each=team.map), tasks) if few else team.map(_judged, tasks)
-    done: list[list[Found]] = []
+    sums = [_Sum(how) for _ in candidates]
+    first: list[Found] = []
     interrupted = False
     try:
-        for part, found_there in zip(parts, judged, strict=True):
-            done.append(found_there)
+        for part, of_part in zip(parts, judged, strict=True):
+            first = first or of_part
+            for one, there in zip(sums, of_part, strict=True):
+                one.add(there.outcome, len(part))
             for _ in part:
                 on_row()
     except KeyboardInterrupt:
         interrupted = True
-    reached = sum(len(part) for part in parts[: len(done)])
-    for place, candidate in enumerate(candidates if done else []):
-        outcome = _together([found[place].outcome for found in done], [len(part) for part in parts], how)
+    for candidate, begun, one in zip(candidates, first, sums, strict=False):
+        outcome = one.outcome
         if isinstance(outcome, Judged):
-            if screened and done[0][place].gradient_format.wider:
+            if screened and begun.gradient_format.wider:
                 facts = Screened(bound=outcome.decision.judged, differences=0, undecided=0, drawn=0, rows=0)
                 outcome = dataclasses.replace(outcome, screened=facts)
             try:
                 outcome = outcome if interrupted else _completed(batch, candidate, how, outcome, team, screening)
             except KeyboardInterrupt:
                 interrupted = True
-        whole = dataclasses.replace(done[0][place], outcome=outcome)
-        yield _result(batch, case, how, whole, unreached=batch.rows - reached)
+        whole = dataclasses.replace(begun, outcome=outcome)
+        yield _result(batch, case, how, whole, unreached=batch.rows - one.rows)
     if interrupted:
         raise KeyboardInterrupt
 
@@ -181,7 +185,7 @@ def _judged(task: _Task, each: Each = map) -> list[Found]:
         found = [list(checking.outcomes(cut.problem(), task.candidates, task.how, each=each)) for cut in task.cuts]
     sizes = [cut.rows for cut in task.cuts]
     return [
-        dataclasses.replace(of_one[0], outcome=_together([one.outcome for one in of_one], sizes, task.how))
+        dataclasses.replace(of_one[0], outcome=_Sum.of(task.how, [one.outcome for one in of_one], sizes))
         for of_one in zip(*found, strict=True)
     ]
 
@@ -209,14 +213,32 @@ def _beside(problem: Problem, fmt: Format, candidate: Candidate, how: How, right
     return dataclasses.replace(found, outcome=outcome)
 
 
-def _together(outcomes: Sequence[Outcome], rows: Sequence[int], how: How) -> Outcome:
-    """The outcome of parts that follow each other, of so many rows each."""
-    firsts = np.cumsum([0, *rows]).tolist()
-    placed = [
-        (merging.placed(outcome, range(first, first + count)), count)
-        for outcome, first, count in zip(outcomes, firsts, rows, strict=False)
-    ]
-    return merging.merged(placed, top=how.top)
+class _Sum:
+    """The outcome of parts that follow each other, put together as they come, so that few are kept."""
+
+    def __init__(self, how: How) -> None:
+        self.rows, self._top = 0, how.top
+        self._parts: list[tuple[Outcome, int]] = []
+
+    @classmethod
+    def of(cls, how: How, outcomes: Iterable[Outcome], rows: Iterable[int]) -> Outcome:
+        """That of some parts, of so many rows each."""
+        found = cls(how)
+        for outcome, count in zip(outcomes, rows, strict=True):
+            found.add(outcome, count)
+        return found.outcome
+
+    def add(self, outcome: Outcome, rows: int) -> None:
+        """The outcome of the next rows."""
+        self._parts.append((merging.placed(outcome, range(self.rows, self.rows + rows)), rows))
+        self.rows += rows
+        if len(self._parts) >= _KEPT:
+            self._parts = [(self.outcome, self.rows)]
+
+    @property
+    def outcome(self) -> Outcome:
+        """That of all so far."""
+        return merging.merged(self._parts, top=self._top)
 
 
 def _closed(how: How) -> Exactly:

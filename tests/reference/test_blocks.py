@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradcheck import reference
+from gradcheck import catalogue, reference
 from gradcheck.estimates import estimate
-from gradcheck.formats import named
+from gradcheck.exact import to_fraction
+from gradcheck.formats import Format, named
 from gradcheck.problem import Row
 from gradcheck.reference import RowReference, Settings, engines
-from tests.conftest import make_problem
+from gradcheck.reference.engines import mpmath as mpmath_engine
+from tests.conftest import EVERY_FORMAT, make_problem
 
 METHODS = ("incremental", "direct")
 OPTIONS: tuple[dict[str, Any], ...] = (
@@ -131,3 +133,21 @@ def test_a_ball_that_was_sent_holds_the_ball() -> None:
             assert again.mid() == ball.mid()
             assert again.contains(ball)
             assert again.rad() <= ball.rad() * (1 + 2.0**-27)
+
+
+@pytest.mark.parametrize("fmt", EVERY_FORMAT, ids=str)
+def test_the_loss_of_the_sum_at_hand_is_that_of_a_sum_of_its_own(fmt: Format) -> None:
+    """Where the sum has digits enough; a gap of 100 leaves it none behind its 1."""
+    reused = 0
+    for case in catalogue.cases().values():
+        problem = case.problem(fmt)
+        for row in [] if problem is None or problem.classes > 3000 else problem.distinct[:2]:
+            if row is None:
+                continue
+            found = reference._row(estimate(row), fmt, Settings())
+            bits = found.plan.precision_bits
+            reused += (sum(found.shares) - (1 << bits)).bit_length() > bits - 40
+            own, other = mpmath_engine._loss(row), found.differences.loss(found.shares)
+            apart = abs(to_fraction(own) - to_fraction(other))
+            assert apart <= Fraction(1, 2**102) * abs(to_fraction(own)), case.name
+    assert reused > 20

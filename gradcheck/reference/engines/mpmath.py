@@ -43,7 +43,7 @@ from gradcheck.reference.stencils import Stencil
 CERTIFIED = False
 """libmp's exp and log are taken to be good to one unit in their last place; they state no proof."""
 
-_LOSS_BITS = 128
+_LOSS_BITS, _LOSS_ACCURACY_BITS = 128, 110
 _TINY = math.ldexp(1.0, -1074)
 """What underflows in float64 must not turn a bound into 0."""
 _SERIES_GAIN = 12
@@ -71,9 +71,13 @@ class Incremental:
             extra=self._extra,
         )
 
-    def loss(self, shares: Sequence[Any]) -> Dyadic:
+    def loss(self, shares: Sequence[int]) -> Dyadic:
         """The row's loss to 30 digits or more."""
-        return _loss(self.estimates.row)
+        row, bits = self.estimates.row, self.plan.precision_bits
+        others = sum(shares) - (1 << bits)
+        # each exp is off by 3 units at most: where that leaves digits enough, it need not be made again
+        enough = others.bit_length() > _LOSS_ACCURACY_BITS + (3 * row.classes).bit_length()
+        return _loss(row, from_man_exp(others, -bits) if enough else None)
 
     @cached_property
     def _rounding_log2(self) -> Float64:
@@ -311,11 +315,15 @@ def _direct_rounding_log2(estimates: Estimates, plan: Plan) -> Float64:
 METHODS: dict[str, Method] = {"incremental": Incremental, "direct": Direct}
 
 
-def _loss(row: Row) -> Dyadic:
-    """The row's loss s·[Σ q(z_max − z) + W·ln S + ζ·lse²] to some 128 bits: each term but ζ's is positive."""
+def _loss(row: Row, others: _Raw | None = None) -> Dyadic:
+    """The row's loss s·[Σ q(z_max − z) + W·ln S + ζ·lse²] to 30 digits or more: each term but ζ's is positive.
+
+    Args:
+        others: the sum of exp(z − z_max) of all classes but one of the largest, if it is known.
+    """
     bits, pairs = _LOSS_BITS, Pairs.of(row, np.arange(len(row.logits)))
-    # ln S = log1p of the sum of all classes but one of the largest: S itself would hide e^-100 behind its 1
-    others = mpf_sum(
+    # ln S = log1p of that sum: S itself would hide e^-100 behind its 1
+    others = others or mpf_sum(
         (
             mpf_mul(from_man_exp(n, 0), mpf_exp(arg, bits, "n"))
             for n, arg in zip(pairs.others, _arguments(pairs, bits), strict=True)
