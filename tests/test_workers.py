@@ -141,6 +141,20 @@ def pool(jobs: int) -> Executor:
     return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("forkserver"))
 
 
+@pytest.fixture(autouse=True)
+def limited() -> Iterator[None]:
+    """What never comes back is told, not waited for."""
+
+    def late(*_: object) -> None:
+        raise AssertionError("nothing comes back")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 @pytest.fixture
 def team() -> Iterator[Workers]:
     with Workers(3) as workers:
