@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,16 @@ def itself(number: int) -> int:
 def own_pid(_: int) -> int:
     time.sleep(0.02)  # so that one process does not do it all
     return os.getpid()
+
+
+def interrupted(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGINT)
+    return number
+
+
+def slowly(number: int) -> int:
+    time.sleep(0.02)
+    return number
 
 
 def in_disorder(number: int, folder: Path) -> int:
@@ -258,6 +268,27 @@ def test_an_outer_map_survives_what_happens_in_an_inner_one(tmp_path: Path) -> N
         assert marker.exists()
 
 
+class Brief(ThreadPoolExecutor):
+    """Takes a few tasks and then no more, so that some have been taken that will not be done."""
+
+    def __init__(self, jobs: int) -> None:
+        super().__init__(1)
+        self._left = 4 * jobs
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Future[Any]:
+        self._left -= 1
+        if self._left < 0:
+            raise BrokenExecutor
+        return super().submit(function, *arguments, **keywords)
+
+
+def test_what_an_executor_has_taken_and_not_done_is_done_again() -> None:
+    with Workers(2, Brief) as team:
+        assert list(team.map(slowly, range(20))) == list(range(20))
+        outer = [(number, len(list(team.map(slowly, range(3))))) for number in team.map(itself, range(10))]
+    assert outer == [(number, 3) for number in range(10)]
+
+
 def test_workers_that_always_die_are_given_up(team: Workers) -> None:
     found = team.map(functools.partial(dies, dying=5), range(12))
     seen: list[int] = []
@@ -284,6 +315,11 @@ def test_leaving_ends_every_process(error: type[BaseException], tmp_path: Path) 
     assert len(pids) == 4
     assert not any(map(alive, pids))
     assert multiprocessing.active_children() == []
+
+
+def test_an_interrupt_is_not_theirs_to_answer(team: Workers) -> None:
+    assert list(team.map(interrupted, range(6))) == list(range(6))
+    assert team.lost == 0
 
 
 def test_they_end_with_their_parent(tmp_path: Path) -> None:

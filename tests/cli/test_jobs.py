@@ -74,6 +74,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def begun(*words: object) -> Family:
         mark = uuid.uuid4().hex
+        # as a terminal starts it, whoever has started these tests
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         leader = subprocess.Popen(
             [*GRADCHECK, *map(str, words)],
             stdout=subprocess.PIPE,
@@ -83,6 +85,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "GRADCHECK_TEST": mark},
         )
+        signal.signal(signal.SIGINT, before)
         families.append(Family(leader, mark))
         return families[-1]
 
@@ -174,6 +177,9 @@ def g(x, y):
             time.sleep(0.02)
         started.kill()
     return f(x, y)
+def leaves(x, y):
+    subprocess.Popen(["sleep", "300"])
+    return f(x, y)
 """
     + SOUND
 )
@@ -264,6 +270,11 @@ def test_nobody_outlives_a_killed_parent(words: list[str], big: Path, start: Sta
     run = waiting(start, big, *words)
     run.family.leader.kill()
     assert run.family.end() == (-signal.SIGKILL, "", "")
+
+
+def test_what_code_leaves_behind_ends_with_the_run(big: Path, start: Start) -> None:
+    code, _, err = start(*WORDS, "--candidate", "own.py:leaves", "--rows", "0:350", "--jobs", 2).end()
+    assert (code, err) == (0, "")
 
 
 def test_a_file_that_is_cut_while_it_is_read(big: Path, start: Start) -> None:
