@@ -160,7 +160,7 @@ class _Processes(Executor):
             self._context.set_forkserver_preload(["gradcheck.streaming"])
         else:
             self._context = multiprocessing.get_context("spawn")
-        self._jobs, self._ended = jobs, False
+        self._ended = False
         self._tasks: queue.SimpleQueue[tuple[Future[Any], Any] | None] = queue.SimpleQueue()
         self._running: list[BaseProcess] = []
         self._lock = threading.Lock()
@@ -178,7 +178,7 @@ class _Processes(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Ends the processes: with what they are doing, or, if that is to be waited for, after it."""
-        self._ended = True
+        self._ended = not wait
         if cancel_futures:
             with contextlib.suppress(queue.Empty):
                 while True:
@@ -191,6 +191,7 @@ class _Processes(Executor):
             for leader in self._leaders:
                 leader.join()
         with self._lock:
+            self._ended = True
             _end(self._running)
 
     def _lead(self) -> None:

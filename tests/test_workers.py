@@ -180,6 +180,15 @@ def test_results_come_in_order(start: Callable[[int], Executor] | None, tmp_path
         assert team.lost == 0
 
 
+def test_an_executor_that_is_waited_for_does_what_it_has_taken() -> None:
+    with workers._Processes(2) as executor:
+        futures = [executor.submit(slowly, number=number) for number in range(6)]
+    assert [future.result() for future in futures] == list(range(6))
+    assert multiprocessing.active_children() == []
+    with pytest.raises(RuntimeError, match="have been ended"):
+        executor.submit(itself, 0)
+
+
 def test_alone_is_a_team() -> None:
     assert (ALONE.jobs, ALONE.lost, list(ALONE.map(itself, range(3)))) == (1, 0, [0, 1, 2])
     taken: list[int] = []
