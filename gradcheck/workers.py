@@ -6,18 +6,25 @@ can be pickled.
 
 from __future__ import annotations
 
+import atexit
 import collections
 import contextlib
 import multiprocessing
 import os
+import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
-from multiprocessing.connection import wait
-from types import TracebackType
-from typing import Any, Protocol, TypeVar
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
+from types import FrameType, TracebackType
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from gradcheck.exceptions import WorkersError
 
@@ -28,6 +35,8 @@ _AHEAD = 3
 """Tasks for each worker that are under way, so that none waits for the next, nor do many results for their turn."""
 _BREAKDOWNS = 3
 """How often in a row workers may die without anything coming back."""
+_PATIENCE = 1.0
+"""Seconds in which a worker that is told to end may end what it has started itself."""
 
 
 class Team(Protocol):
@@ -61,14 +70,13 @@ class Workers:
         lost: how often workers have died, and been replaced.
 
     Args:
-        start: begins an executor for so many jobs.
+        start: begins an executor for so many jobs, which is shut down without waiting.
     """
 
     def __init__(self, jobs: int, start: Callable[[int], Executor] | None = None) -> None:
         self.jobs, self.lost = jobs, 0
-        self._start = start or _processes
+        self._start = start or _Processes
         self._executor: Executor | None = None
-        self._before: set[int | None] = set()
 
     def __enter__(self) -> Workers:
         return self
@@ -87,78 +95,218 @@ class Workers:
         left = iter(items)
         under_way: collections.deque[tuple[_Item, Future[_Found]]] = collections.deque()
         breakdowns = 0
-        while True:
-            with contextlib.suppress(StopIteration):
-                while len(under_way) < _AHEAD * self.jobs:
-                    item = next(left)
-                    under_way.append((item, self._submit(function, item)))
-            if not under_way:
-                return
-            item, future = under_way[0]
-            try:
-                found = future.result()
-            except BrokenExecutor:
-                self.lost += 1
-                breakdowns += 1
-                self.end()
-                if breakdowns > _BREAKDOWNS:
-                    raise WorkersError(
-                        f"worker processes were killed {breakdowns} times in a row; if memory ran out, fewer --jobs "
-                        "need less of it"
-                    ) from None
-                under_way = collections.deque(
-                    (again, done if _has_result(done) else self._submit(function, again)) for again, done in under_way
-                )
-                continue
-            under_way.popleft()
-            breakdowns = 0
-            yield found
+        try:
+            while True:
+                with contextlib.suppress(StopIteration):
+                    while len(under_way) < _AHEAD * self.jobs:
+                        item = next(left)
+                        under_way.append((item, self._submit(function, item)))
+                if not under_way:
+                    return
+                _, future = under_way[0]
+                try:
+                    found = future.result()
+                except (BrokenExecutor, CancelledError):
+                    breakdowns += 1
+                    # all that a breakdown has cost at once fails with one and the same exception
+                    self.lost += len({id(_loss(done)) for _, done in under_way if _loss(done)})
+                    if breakdowns > _BREAKDOWNS:
+                        raise WorkersError(
+                            f"worker processes were killed {breakdowns} times in a row; if memory ran out, fewer "
+                            "--jobs need less of it"
+                        ) from None
+                    for place, (item, done) in enumerate(under_way):
+                        if done.cancelled() or _loss(done):
+                            under_way[place] = item, self._submit(function, item)
+                    continue
+                under_way.popleft()
+                breakdowns = 0
+                yield found
+        finally:
+            for _, future in under_way:
+                future.cancel()
 
     def end(self) -> None:
         """Ends every worker, whatever it is doing."""
         executor, self._executor = self._executor, None
-        if executor is None:
-            return
-        executor.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            if process.pid not in self._before:
-                process.kill()
+        if executor is not None:
+            executor.shutdown(wait=False, cancel_futures=True)
 
     def _submit(self, function: Callable[[_Item], _Found], item: _Item) -> Future[_Found]:
-        if self._executor is None:
-            self._before = {process.pid for process in multiprocessing.active_children()}
-            self._executor = self._start(self.jobs)
+        if self._executor is not None:
+            try:
+                return self._executor.submit(function, item)
+            except BrokenExecutor:
+                self.end()
+        self._executor = self._start(self.jobs)
+        return self._executor.submit(function, item)
+
+
+def _loss(future: Future[Any]) -> BaseException | None:
+    """Why there is no result, where a worker that died is why."""
+    error = future.exception() if future.done() and not future.cancelled() else None
+    return error if isinstance(error, BrokenExecutor) else None
+
+
+class _Processes(Executor):
+    """Processes with a pipe each, and nothing in common: one that is killed, at whatever moment, harms no other.
+
+    They are forked from a clean process which has imported what they need, or started anew.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        if "forkserver" in multiprocessing.get_all_start_methods() and sys.platform != "darwin":
+            self._context: Any = multiprocessing.get_context("forkserver")
+            self._context.set_forkserver_preload(["gradcheck.streaming"])
+        else:
+            self._context = multiprocessing.get_context("spawn")
+        self._ended = False
+        self._tasks: queue.SimpleQueue[tuple[Future[Any], Any] | None] = queue.SimpleQueue()
+        self._running: list[BaseProcess] = []
+        self._lock = threading.Lock()
+        self._leaders = [threading.Thread(target=self._lead, daemon=True) for _ in range(jobs)]
+        for leader in self._leaders:
+            leader.start()
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Future[Any]:
+        """As every executor does."""
+        if self._ended:
+            raise RuntimeError("these processes have been ended")
+        future: Future[Any] = Future()
+        self._tasks.put((future, (function, arguments, keywords)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Ends the processes: with what they are doing, or, if that is to be waited for, after it."""
+        self._ended = not wait
+        if cancel_futures:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    task = self._tasks.get_nowait()
+                    if task is not None:
+                        task[0].cancel()
+        for _ in self._leaders:
+            self._tasks.put(None)
+        if wait:
+            for leader in self._leaders:
+                leader.join()
+        with self._lock:
+            self._ended = True
+            _end(self._running)
+
+    def _lead(self) -> None:
+        """Gives tasks to a process, one by one, and to another one where that dies."""
+        if hasattr(signal, "pthread_sigmask"):
+            # Ctrl-C is the main thread's to answer, and must not meet processes that are just starting; the tracker of
+            # Python's own, where it starts later, would undo that
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        worker: _Worker | None = None
+        for future, task in iter(self._tasks.get, None):
+            if future.set_running_or_notify_cancel():
+                worker = self._done(future, task, worker)
+            # they may be large, and the next ones long in coming
+            del future, task
+
+    def _done(self, future: Future[Any], task: Any, worker: _Worker | None) -> _Worker | None:
+        """Has a task done; the worker that did it, if it is still there."""
         try:
-            return self._executor.submit(function, item)
-        except BrokenExecutor as error:
-            # told where its result is asked for, as of one that broke later
-            failed: Future[_Found] = Future()
-            failed.set_exception(error)
-            return failed
+            message = ForkingPickler.dumps(task)
+            try:
+                worker = worker or self._begun()
+                worker.pipe.send_bytes(message)
+                answer = worker.pipe.recv_bytes()
+            except (EOFError, OSError) as error:
+                if worker is not None:
+                    _end([worker.process])
+                worker = None
+                raise BrokenExecutor("a worker process has died") from error
+            good, found = ForkingPickler.loads(answer)
+        except BaseException as error:
+            good, found = False, error
+        if good:
+            future.set_result(found)
+        else:
+            future.set_exception(found)
+        return worker
+
+    def _begun(self) -> _Worker:
+        here, there = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(there,), daemon=True)
+        with self._lock, there:
+            if self._ended:
+                raise BrokenExecutor("these processes have been ended")
+            process.start()
+            self._running = [*(one for one in self._running if one.is_alive()), process]
+        return _Worker(process, here)
 
 
-def _has_result(future: Future[Any]) -> bool:
-    return future.done() and not future.cancelled() and not isinstance(future.exception(), BrokenExecutor)
+class _Worker(NamedTuple):
+    """A process, and this end of its pipe."""
+
+    process: BaseProcess
+    pipe: Connection
 
 
-def _processes(jobs: int) -> Executor:
-    """Processes that are forked from a clean one which has imported what they need, or started anew."""
-    if "forkserver" in multiprocessing.get_all_start_methods() and sys.platform != "darwin":
-        context: Any = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["gradcheck.streaming"])
-    else:
-        context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin)
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """Has processes end what they have started, and ends those that do not."""
+    for process in processes:
+        if process.is_alive():
+            process.terminate()
+    until = time.monotonic() + _PATIENCE
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+    for process in processes:
+        process.join()
 
 
-def _begin() -> None:
-    """What a worker does first: Ctrl-C is its parent's to answer, and it ends with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+class _Ended(SystemExit):
+    """What a worker is doing is wanted no more."""
+
+
+def _work(pipe: Connection) -> None:
+    """What a worker does: Ctrl-C is its parent's to answer, and it ends with its parent."""
+    try:
+        signal.signal(signal.SIGTERM, _leave)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        parent = multiprocessing.parent_process()
+        assert parent is not None
         threading.Thread(target=_watch, args=(parent.sentinel,), daemon=True).start()
+        while True:
+            pipe.send_bytes(_answer(pipe.recv_bytes()))
+    except (_Ended, EOFError, OSError):
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # processes of other people's code go with this one, and whatever those have started
+        atexit._run_exitfuncs()
+
+
+def _answer(message: bytes) -> Any:
+    try:
+        function, arguments, keywords = ForkingPickler.loads(message)
+        return ForkingPickler.dumps((True, function(*arguments, **keywords)))
+    except _Ended:
+        raise
+    except BaseException as error:
+        error.add_note(f"In a worker process:\n{traceback.format_exc()}")
+        try:
+            return ForkingPickler.dumps((False, error))
+        except Exception:
+            return ForkingPickler.dumps((False, RuntimeError("\n".join(traceback.format_exception_only(error)))))
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise _Ended
 
 
 def _watch(sentinel: int) -> None:
     wait([sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_PATIENCE)
     os._exit(1)
