@@ -151,7 +151,8 @@ def _loss(future: Future[Any]) -> BaseException | None:
 class _Processes(Executor):
     """Processes with a pipe each, and nothing in common: one that is killed, at whatever moment, harms no other.
 
-    They are forked from a clean process which has imported what they need, or started anew.
+    They are forked from a clean process which has imported what they need, or started anew. The pool of
+    `concurrent.futures` has one pipe for all results: a worker that is killed while it answers stops it for ever.
     """
 
     def __init__(self, jobs: int) -> None:
