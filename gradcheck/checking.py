@@ -33,7 +33,8 @@ from gradcheck.results import (
     Verdict,
     verdict_of,
 )
-from gradcheck.tolerances import Limits, Tolerance, stable_bound
+from gradcheck.screening import ClosedForm
+from gradcheck.tolerances import Limits, Tolerance, limits_of, stable_bound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,14 +181,17 @@ def _judge(
     rearranged = None
     if candidate.watched and outcome.verdict is Verdict.PASS:
         bound = stable_bound(exact, flush=how.flush)
-        limits = how.tolerance.limits(exact.values, bound)
+        limits = limits_of(how.tolerance, exact, flush=how.flush)
         rearranged = observing.permuted(problem, candidate, exact, limits, bound)
+    known = outcome.loss
+    if isinstance(exact, ClosedForm) and judged.loss is not None:
+        known = exact.loss
     conduct = Conduct(
         changed=tuple(dict.fromkeys(name for answer in answers for name in answer.changed)),
         repeats=observing.repeats(exact, answers),
         permuted=rearranged,
         spread=observing.spread(problem, candidate, judged.gradient) if candidate.watched else 0,
-        loss=None if outcome.loss is None else observing.loss_value(problem, judged, outcome.loss, exact),
+        loss=None if known is None else observing.loss_value(problem, judged, known, exact),
     )
     verdict = Verdict.FAIL if conduct.wrong else outcome.verdict
     return dataclasses.replace(outcome, conduct=conduct, verdict=verdict), exact
@@ -204,7 +208,7 @@ def _diagnosed(
     if not isinstance(outcome, Judged) or not outcome.decision.failed:
         return outcome
     bound = stable_bound(exact, flush=how.flush)
-    limits = how.tolerance.limits(exact.values, bound)
+    limits = limits_of(how.tolerance, exact, flush=how.flush)
     for answer in answers:
         failed = failing(Comparison(exact, answer.gradient), limits)
         if failed.any():
@@ -218,10 +222,10 @@ def _judge_one(problem: Problem, gradient: Array, exact: ExactGradient, how: How
     """The verdict on one gradient, and the reference as refined as it took."""
 
     def limits(exact: ExactGradient) -> Limits:
-        return how.tolerance.limits(exact.values, stable_bound(exact, flush=how.flush))
+        return limits_of(how.tolerance, exact, flush=how.flush)
 
     bound, comparison = stable_bound(exact, flush=how.flush), Comparison(exact, gradient)
-    decision = decide(comparison, how.tolerance.limits(exact.values, bound))
+    decision = decide(comparison, limits_of(how.tolerance, exact, flush=how.flush))
     sufficient = None
     if not isinstance(exact, Reference):
         pass  # frozen values are as sharp as they will be
@@ -233,7 +237,7 @@ def _judge_one(problem: Problem, gradient: Array, exact: ExactGradient, how: How
     elif verdict_of(decision) is Verdict.INCONCLUSIVE:
         sufficient = _sufficient(problem, gradient, exact, limits)
     if how.top:
-        named = decide(comparison, how.tolerance.limits(exact.values, bound), top=how.top).top
+        named = decide(comparison, limits_of(how.tolerance, exact, flush=how.flush), top=how.top).top
         decision = dataclasses.replace(decision, top=named)
     outcome = Judged(
         verdict=verdict_of(decision),

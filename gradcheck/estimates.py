@@ -110,6 +110,7 @@ class RowsEstimates:
     moved: bool
     temperature: float
     zeta: float
+    total_q: Float64
     z: Float64
     slope: Float64
     delta: Float64
@@ -126,6 +127,14 @@ class RowsEstimates:
     reach: Float64
     steepest: Float64
     label_roundings: Float64
+
+    @property
+    def loss(self) -> Float64:
+        """Of each row, (N, 1)."""
+        with np.errstate(all="ignore"):
+            apart = np.where(self.q != 0, self.q * (self.largest - self.z), 0.0).sum(axis=1, keepdims=True)
+            square = self.zeta * (self.largest + self.log_sum) ** 2 if self.zeta else 0.0
+            return np.asarray(self.sign * self.scale * (self.total_q * self.log_sum + apart + square))
 
     def p_in_units(self, unit_log2: Int64) -> Float64:
         """p / 2^`unit_log2`; 0 where p itself underflows."""
@@ -150,7 +159,8 @@ def estimate_rows(terms: Terms, kept: NDArray[np.bool_]) -> RowsEstimates:
         kept: rows that have a gradient; what is said of the others is of no use, (N,).
     """
     rows, classes = terms.logits.shape
-    logits = terms.logits.astype(np.float64)
+    # sums along rows are added in pairs only where a row lies in one piece
+    logits = terms.logits.astype(np.float64, order="C")
     logits[~kept] = 0.0
     temperature, zeta = float(terms.temperature), float(terms.zeta)
     each = np.arange(rows)
@@ -228,15 +238,16 @@ def estimate_rows(terms: Terms, kept: NDArray[np.bool_]) -> RowsEstimates:
         error += np.abs(gradient) * ((4 * widest + 8) * epsilon)
     # what underflows
     error += scale * np.maximum(weight, 1.0) / temperature * 2.0**-1000 + 2.0**-1060
-    # of large relative errors more than the first order counts
-    if not np.all(common * epsilon < 2.0**-20) or not np.isfinite(gradient.sum()):
-        error = np.where((common * epsilon < 2.0**-20) & np.isfinite(gradient), error, np.inf)
+    # of large relative errors more than the first order counts, and the stable bound is no better than them
+    if not np.all(common * epsilon < 2.0**-35) or not np.isfinite(gradient.sum()):
+        error = np.where((common * epsilon < 2.0**-35) & np.isfinite(gradient), error, np.inf)
     return RowsEstimates(
         classes=classes,
         capped=capped,
         moved=capped or terms.temperature != 1,
         temperature=temperature,
         zeta=zeta,
+        total_q=total_q,
         z=z,
         slope=slope,
         delta=delta,

@@ -21,6 +21,7 @@ from gradcheck.exact import Dyadic
 from gradcheck.formats import Array, Float64, Format, Int64
 from gradcheck.metrics import Decision, Extreme, Measures, shared_rounding
 from gradcheck.problem import Problem, RowStatus
+from gradcheck.reference.rule import TARGET_BITS
 from gradcheck.results import Judged, Verdict
 from gradcheck.tolerances import Stable, plain_bound
 
@@ -28,8 +29,6 @@ _AT_ONCE = 1 << 15
 """Components that are looked at together: their arrays stay in a processor's cache."""
 _OF_LIMIT = 0.99
 """Of its bound an error may be so much here: what float64 may err by is below 2^-20 of any narrower format's bound."""
-_FARTHEST = 600.0
-"""Logits may be so far apart here, so that no probability underflows."""
 _UNCERTAINTY_ULP = 2.0**-16
 """What float64 may err by there, in ulps of any narrower format."""
 
@@ -93,8 +92,8 @@ def glance(problem: Problem, gradient: Array, *, flush: bool) -> tuple[Judged | 
     step = max(1, _AT_ONCE // problem.classes)
     for rows in (chosen[first : first + step] for first in range(0, len(chosen), step)):
         block = _Block(
-            logits=problem.logits[rows].astype(np.float64),
-            gradient=gradient[rows].astype(np.float64),
+            logits=problem.logits[rows].astype(np.float64, order="C"),
+            gradient=gradient[rows].astype(np.float64, order="C"),
             labels=terms.hard[rows],
             weight=weight[rows],
             scale=scale[rows],
@@ -168,7 +167,9 @@ class _Block:
         size = heavy * np.maximum(widest, rest)
         right = self._of_labels(seen, rows, p, rest, largest, log_sum, size)
         right &= self._sums(seen, right, log_sum, heavy)
-        right &= (others > 2.0**-900) & (logits.min(axis=1, keepdims=True) > largest - _FARTHEST)
+        # of what is smaller yet central differences know no more than that it is small
+        least = heavy * (e.min(axis=1, keepdims=True) / (1 + others))
+        right &= (others > 2.0**-900) & (least > 2 * self.format.smallest_subnormal * 2.0**-TARGET_BITS)
         if right.any():
             # now the labels' classes are as if they were right, and no more is seen of them
             gradient[at] = (heavy * p)[:, 0]

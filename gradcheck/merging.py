@@ -24,6 +24,9 @@ from gradcheck.results import (
     verdict_of,
 )
 
+_SAME = 1.001
+"""By how much an error may shrink that is looked at more closely: float64 knows it far better."""
+
 _Placed = TypeVar("_Placed", Extreme, Repeats)
 
 
@@ -193,21 +196,38 @@ def looked_at_again(screened: Judged, before: Judged, after: Judged) -> Judged:
             and then.
     """
     first, less, more = screened.decision, before.decision, after.decision
+    # code that does not answer alike again is not excused by its second answer
+    worst = _kept(first.worst, more.worst)
     decision = dataclasses.replace(
         more,
-        failed=first.failed - less.failed + more.failed,
+        failed=max(first.failed - less.failed + more.failed, more.failed),
         judged=first.judged - less.judged + more.judged,
+        worst=worst,
+        limit_ulps=more.limit_ulps if worst is more.worst else first.limit_ulps,
     )
     counts = {
         name: getattr(screened.measures, name) - getattr(before.measures, name) + getattr(after.measures, name)
         for name in ("nonfinite", "wrong_sign", "flushed", "ignored_nonzero")
     }
-    conduct = dataclasses.replace(screened.conduct, loss=after.conduct.loss)
     return dataclasses.replace(
         after,
-        verdict=Verdict.FAIL if conduct.wrong else verdict_of(decision),
-        measures=dataclasses.replace(screened.measures, extremes=after.measures.extremes, **counts),
+        verdict=Verdict.FAIL if screened.conduct.wrong else verdict_of(decision),
+        measures=dataclasses.replace(
+            screened.measures,
+            extremes={
+                name: _kept(extreme, after.measures.extremes[name])
+                for name, extreme in screened.measures.extremes.items()
+            },
+            **counts,
+        ),
         decision=decision,
         loss=None,
-        conduct=conduct,
+        conduct=screened.conduct,
     )
+
+
+def _kept(first: Extreme | None, then: Extreme | None) -> Extreme | None:
+    """What was found then, unless it is not what was found at first."""
+    if first is None or then is None:
+        return then or first
+    return first if first.value > then.value * _SAME else then

@@ -94,7 +94,7 @@ class Comparison:
 
     Attributes:
         candidate: in float64; finite: where it is neither NaN nor infinite.
-        errors: |c − g| in units; inf for a component that is not finite.
+        errors: |c − g| in units; inf for a component that is not finite. certain: what of that metrics are made of.
         ulps: the same in ulps; absolute: as a number.
         judged: False in undefined rows.
     """
@@ -108,8 +108,9 @@ class Comparison:
         errors -= self.values.low
         np.abs(errors, out=errors)
         self.errors: Float64 = errors if self.finite.all() else np.where(self.finite, errors, np.inf)
-        self.ulps = self.values.in_ulps(self.errors)
-        absolute = in_units(self.errors, -self.values.unit_log2)
+        self.certain = self.values.certain(self.errors)
+        self.ulps = self.values.in_ulps(self.certain)
+        absolute = in_units(self.certain, -self.values.unit_log2)
         if self.errors.max(initial=0.0) == np.inf:
             # an error past 2^1024 units is all candidate
             absolute = np.where(np.isinf(self.errors) & self.finite, np.abs(self.candidate), absolute)
@@ -230,13 +231,13 @@ def measure(comparison: Comparison, bound: Float64) -> Measures:
     judged = comparison.judged
     apart = values.unit_log2.max(axis=1, keepdims=True) - values.unit_log2
     # What cannot be told from 0, in the reference and in the candidate, is 0 in both
-    visible = errors
+    visible = comparison.certain
     if not values.resolved.all():
-        visible = np.where(values.resolved | (errors > 2 * values.uncertainty), errors, 0.0)
-    largest = in_units(values.size, apart).max(axis=1, keepdims=True)
+        visible = np.where(values.resolved | (errors > 2 * values.uncertainty), visible, 0.0)
+    largest = in_units(values.measuring_size, apart).max(axis=1, keepdims=True)
     metrics = {
         "abs": comparison.absolute,
-        "rel": ratio(visible, values.size),
+        "rel": ratio(visible, values.measuring_size),
         "ulp": comparison.ulps,
         "norm": ratio(in_units(visible, apart), largest),
         "bound": comparison.of(bound),

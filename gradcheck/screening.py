@@ -5,6 +5,7 @@ What its uncertainty decides is decided, as with any other exact gradient; the r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -15,6 +16,7 @@ from gradcheck.estimates import Estimates, Known, RowsEstimates, estimate, estim
 from gradcheck.exact import Dyadic
 from gradcheck.formats import Float64, Format
 from gradcheck.problem import Problem, RowStatus
+from gradcheck.reference.rule import TARGET_BITS
 from gradcheck.reference.values import Values
 
 
@@ -32,6 +34,8 @@ class ClosedForm:
         self.judged: NDArray[np.bool_] = (status != RowStatus.UNDEFINED)[:, None]
         self._defined: NDArray[np.bool_] | None = None if defined.all() else defined
         gradient, error = self.at_once.gradient, self.at_once.error
+        # central differences tell no less from 0
+        error += fmt.smallest_subnormal * 2.0**-TARGET_BITS
         if self._defined is not None:
             gradient[~defined] = 0.0
             error[~defined] = 0.0
@@ -47,11 +51,18 @@ class ClosedForm:
             ulp_most_log2=most,
             unit_log2=np.zeros((1, 1), dtype=np.int64),
             uncertainty=error,
+            rough=True,
         )
 
     def exact(self, row: int, cls: int) -> Dyadic:
         """One value, to the digits that float64 holds."""
         return Dyadic.from_float(float(self.values.high[row, cls]))
+
+    @property
+    def loss(self) -> Dyadic | float:
+        """That of all rows, to the digits that float64 holds."""
+        total = float(self.at_once.loss[self._problem.status == RowStatus.JUDGED].sum())
+        return Dyadic.from_float(total) if math.isfinite(total) else total
 
     @cached_property
     def estimates(self) -> Sequence[Estimates | None]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from gradcheck import checking, glance, merging, reference
 from gradcheck.batch import Batch, Cut
-from gradcheck.candidates import Candidate
+from gradcheck.candidates import Candidate, computed
 from gradcheck.checking import Exactly, Found, How
 from gradcheck.exceptions import CrashedError, NotApplicableError, UsageError
 from gradcheck.formats import Format, Int64
@@ -28,9 +28,9 @@ from gradcheck.metrics import Comparison, undecided
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference.engines import Each
 from gradcheck.reference.values import ExactGradient
-from gradcheck.results import Judged, Outcome, Result, Screened
+from gradcheck.results import Crashed, Judged, Outcome, Result, Screened, Verdict
 from gradcheck.screening import ClosedForm
-from gradcheck.tolerances import stable_bound
+from gradcheck.tolerances import limits_of
 from gradcheck.workers import ALONE, Team
 
 SCREENED_FROM = 1 << 20
@@ -46,8 +46,8 @@ _SCREENED_TASK, _SCREENED_PART = 1 << 22, 1 << 17
 """Components that are screened in one task, and at a time: what fits into a processor's cache."""
 _KEPT = 64
 """Outcomes of parts that are kept before they are put together."""
-_DRAWN_IN_A_ROW = 512
-"""Components that are drawn in one row: the sum over its classes serves them all."""
+_DRAWN_IN_A_ROW = 256
+"""Components that are drawn in one row, where there are rows enough: the sum over its classes serves them all."""
 _OTHER_ROWS = 6
 """Rows drawn at random, at least, that are looked at beside the worst, where a failure is to be explained."""
 
@@ -66,17 +66,19 @@ class Screening:
     certify: int = CERTIFIED
     seed: int = 0
 
-    def of(self, batch: Batch, how: How) -> bool:
+    def of(self, batch: Batch, candidates: Iterable[Candidate], how: How) -> bool:
         """Whether this batch is screened.
 
         Raises:
             UsageError: where that is wanted and cannot be.
         """
-        fmt = how.gradient_format or batch.format
-        possible = fmt.wider is not None and not how.settings.fixed
-        if self.wanted and not possible:
-            why = "--digits and --step ask for another reference" if fmt.wider else f"{fmt} is as precise as the filter"
-            raise UsageError(f"--screen is of no use here: {why}")
+        kinds = [how.gradient_format or one.gradient_format or batch.format for one in candidates]
+        narrow = any(fmt.wider is not None for fmt in kinds)
+        if self.wanted and not narrow:
+            raise UsageError(f"--screen is of no use here: a gradient in {kinds[0]} is as precise as the filter")
+        if self.wanted and how.settings.fixed:
+            raise UsageError("--screen is of no use here: --digits and --step ask for another reference")
+        possible = narrow and not how.settings.fixed
         return possible and (batch.size > SCREENED_FROM if self.wanted is None else self.wanted)
 
 
@@ -97,7 +99,7 @@ def check(
         on_row: called after each row, for whoever shows progress.
     """
     watched = any(one.watched for one in candidates)
-    screened = screening.of(batch, how)
+    screened = screening.of(batch, candidates, how)
     most = _PART_OF_CODE if watched else _SCREENED_TASK if screened else _PART
     numbers = batch.numbers(slice(None))
     parts = list(_cut(numbers, most // batch.classes))
@@ -142,8 +144,11 @@ def check(
                 outcome = outcome if interrupted else _completed(batch, candidate, how, outcome, team, screening)
             except KeyboardInterrupt:
                 interrupted = True
+        unreached = batch.rows - one.rows
+        if unreached and outcome.verdict is Verdict.PASS and isinstance(outcome, Judged):
+            outcome = dataclasses.replace(outcome, verdict=Verdict.INCONCLUSIVE)
         whole = dataclasses.replace(begun, outcome=outcome)
-        yield _result(batch, case, how, whole, unreached=batch.rows - one.rows)
+        yield _result(batch, case, how, whole, unreached=unreached)
     if interrupted:
         raise KeyboardInterrupt
 
@@ -258,6 +263,8 @@ class _Again:
     candidate: Candidate
     how: How
     places: tuple[Int64, ...]
+    asked: Cut | None
+    """The part that code was asked about at first, where its answer may depend on that."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -276,18 +283,26 @@ class _Closer:
 
 def _again(task: _Again) -> _Closer:
     problem, how = task.cut.problem(), task.how
-    exactly = _closed(how)
-    (before,) = checking.outcomes(problem, [task.candidate], how, exactly=exactly)
+    try:
+        if task.asked is None:
+            gradient = task.candidate.gradient(problem)
+        else:
+            rows = np.searchsorted(task.asked.whole.numbers, task.cut.whole.numbers)
+            gradient = task.candidate.gradient(task.asked.problem())[rows]
+    except (CrashedError, NotApplicableError) as crash:
+        failed = Crashed(reason=f"asked about some rows again: {crash}")
+        return _Closer(before=failed, after=failed, undecided=0, differences=0)
+    answer = computed(task.candidate.name, lambda _: gradient)
+    (before,) = checking.outcomes(problem, [answer], how, exactly=_closed(how))
     if not isinstance(before.outcome, Judged):
         return _Closer(before=before.outcome, after=before.outcome, undecided=0, differences=0)
-    gradient = task.candidate.gradient(problem)
     closed = ClosedForm(problem, before.gradient_format)
-    limits = how.tolerance.limits(closed.values, stable_bound(closed, flush=how.flush))
+    limits = limits_of(how.tolerance, closed, flush=how.flush)
     left_open = undecided(Comparison(closed, gradient), limits)
     places = [np.union1d(some, np.flatnonzero(row)) for some, row in zip(task.places, left_open, strict=True)]
     exact = reference.at(problem, before.gradient_format, how.settings, closed.at_once, places)
     _confirm(closed, exact, places)
-    (after,) = checking.outcomes(problem, [task.candidate], how, exactly=lambda *_: exact)
+    (after,) = checking.outcomes(problem, [answer], how, exactly=lambda *_: exact)
     judged = problem.status == RowStatus.JUDGED
     return _Closer(
         before=before.outcome,
@@ -323,16 +338,23 @@ def _looked_at_again(
     for row, classes in drawn.items():
         places.setdefault(row, set()).update(classes)
     rows = np.array(sorted(places), dtype=np.int64)
-    groups = list(_cut(rows, _PART // batch.classes))
-    # only what may have told a loss is held to it
-    closely = dataclasses.replace(how, diagnosed=False, valued=candidate.watched)
+    step, whole = max(1, _PART // batch.classes), max(1, _PART_OF_CODE // batch.classes)
+    # what was asked together is asked together again, and rows of two parts are two tasks
+    groups = [group for part in np.split(rows, _edges(rows, whole)) for group in _cut(part, step)]
+    closely = dataclasses.replace(how, diagnosed=False, valued=False)
     numbers = batch.numbers(slice(None))
+
+    def asked(row: int) -> Cut:
+        first = row // whole * whole
+        return batch.cut(numbers[first : first + whole])
+
     tasks = (
         _Again(
             cut=batch.cut(numbers[group]),
             candidate=candidate,
             how=closely,
             places=tuple(np.array(sorted(places[row]), dtype=np.int64) for row in group.tolist()),
+            asked=asked(int(group[0])) if candidate.watched else None,
         )
         for group in groups
     )
@@ -361,6 +383,11 @@ def _looked_at_again(
     return dataclasses.replace(outcome, screened=facts)
 
 
+def _edges(rows: Int64, whole: int) -> list[int]:
+    """Where rows, ascending, come to another part of so many rows."""
+    return (np.flatnonzero(np.diff(rows // whole)) + 1).tolist()
+
+
 def _drawn(batch: Batch, screening: Screening) -> dict[int, list[int]]:
     """Components drawn at random, as classes by row, from a few rows that are not ignored."""
     kept = batch.kept
@@ -369,7 +396,7 @@ def _drawn(batch: Batch, screening: Screening) -> dict[int, list[int]]:
     rng = np.random.default_rng(screening.seed)
     most = min(batch.classes, _DRAWN_IN_A_ROW)
     rows = rng.choice(kept, size=min(kept.size, math.ceil(screening.certify / most)), replace=False)
-    each = min(most, math.ceil(screening.certify / len(rows)))
+    each = min(batch.classes, math.ceil(screening.certify / len(rows)))
     return {row: rng.choice(batch.classes, size=each, replace=False).tolist() for row in sorted(rows.tolist())}
 
 
@@ -383,7 +410,11 @@ def _diagnosed(batch: Batch, candidate: Candidate, how: How, outcome: Judged) ->
     problem = batch.problem(batch.numbers(slice(None))[rows])
     (found,) = checking.outcomes(problem, [candidate], how, exactly=_closed(how))
     there = merging.placed(found.outcome, rows.tolist())
-    return dataclasses.replace(outcome, diagnosis=there.diagnosis) if isinstance(there, Judged) else outcome
+    if not isinstance(there, Judged):
+        return outcome
+    seen = f" (seen in {len(rows):,} of {batch.rows:,} rows)" if len(rows) < batch.rows else ""
+    findings = tuple(dataclasses.replace(one, evidence=one.evidence + seen) for one in there.diagnosis)
+    return dataclasses.replace(outcome, diagnosis=findings)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -235,7 +235,7 @@ def stable_bound(exact: ExactGradient, *, flush: bool = False) -> Float64:
     """B of every component in the exact values' units, (N, k); 0 in ignored and undefined rows.
 
         B = s·φ·{ p·[ A·( u·(3δ + 2·ln S₀ + 8 + t) + 4·√k·u_acc ) + R·n·u_acc ] + 4u·|q| }
-            + [softcap only] (s/T)·4u·|G|  +  2u·|g|  +  λ·max(1, s·max(A, 1)·max φ)
+            + [softcap only] (s/T)·4u·(|G| + 16u·(A·p + |q|))  +  2u·|g|  +  λ·max(1, s·max(A, 1)·max φ)
 
     where n labels carry weight, and R = Σ|q| − max|q| is what all but the largest of them carry.
 
@@ -249,6 +249,18 @@ def stable_bound(exact: ExactGradient, *, flush: bool = False) -> Float64:
         A read-only array: it is kept for the next candidate.
     """
     return _spread_bound(exact, flush)
+
+
+_ROUGH = 2.0**-14
+"""What float64 may make of a limit, where it knows the exact value no better than that."""
+
+
+def limits_of(tolerance: Tolerance, exact: ExactGradient, *, flush: bool) -> Limits:
+    """What a tolerance allows each component of an exact gradient."""
+    limits = tolerance.limits(exact.values, stable_bound(exact, flush=flush))
+    if exact.at_once is None:
+        return limits
+    return Limits(certain=limits.certain * (1 - _ROUGH), possible=limits.possible * (1 + _ROUGH))
 
 
 @following
@@ -273,7 +285,10 @@ def _bound(e: Known, values: Values, flush: bool) -> Float64:
     bound *= e.p_in_units(unit_log2)
     bound += factor * 4 * u * in_units(np.abs(e.q), unit_log2)
     if e.capped:
-        bound += e.scale / e.temperature * 4 * u * in_units(np.abs(e.inner), unit_log2)
+        # a slope that is off meets a G that is off, and may be 0; without that float64's own noise would be the limit
+        inner = in_units(np.abs(e.inner), unit_log2)
+        inner = inner + 16 * u * (e.weight * e.p_in_units(unit_log2) + in_units(np.abs(e.q), unit_log2))
+        bound += e.scale / e.temperature * 4 * u * inner
     bound += 2 * u * values.size
     # what lies below the normal range before s·f' multiplies it has been rounded to λ
     bound += least(values, flush=flush) * np.maximum(1.0, e.scale * np.maximum(e.weight, 1.0) * e.steepest)

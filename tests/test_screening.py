@@ -81,16 +81,21 @@ def _agree(full: Outcome, quick: Outcome) -> None:
     assert full.decision.failed <= quick.decision.failed + 10 * len(quick.decision.undecided_rows)
     assert quick.decision.failed <= full.decision.failed + full.decision.judged * bool(full.decision.undecided_rows)
     assert full.decision.judged == quick.decision.judged
-    for count in ("nonfinite", "wrong_sign", "flushed", "ignored_nonzero", "undefined_rows", "infinite_loss_rows"):
+    for count in ("nonfinite", "ignored_nonzero", "undefined_rows", "infinite_loss_rows"):
         assert getattr(full.measures, count) == getattr(quick.measures, count), count
+    # of what is nearly all cancellation float64 does not know the sign
+    for count in ("wrong_sign", "flushed"):
+        assert getattr(quick.measures, count) <= getattr(full.measures, count), count
     assert ((full.measures.total or 0) > 1) == ((quick.measures.total or 0) > 1)
     for metric in ("abs", "ulp", "bound"):
         one, other = full.measures.extremes[metric], quick.measures.extremes[metric]
         assert (one is None) == (other is None)
-        if one is not None and other is not None and one.ulp > 0.02 and one.value < 1e30:
+        sharp = all(it is not None and it.uncertainty_ulp < 0.01 for it in (one, other))
+        if one is not None and other is not None and sharp and one.ulp > 0.02 and one.value < 1e30:
             # the differences themselves are good to 2^-10 ulp
             slack = (1e-6 + 2.0**-9 / one.ulp) * one.value
-            assert other.value == one.value or abs(other.value - one.value) <= slack, metric
+            least = one.value / 4 if metric == "ulp" else one.value
+            assert least - slack <= other.value <= one.value + slack or other.value == one.value, metric
 
 
 CASES = [case for case in catalogue.cases().values() if "large" not in case.tags]
@@ -214,15 +219,15 @@ def test_where_it_is_of_no_use_it_is_refused_and_not_taken(fmt: str, settings: S
     problem = make_problem([[1.0, 0.0]], [0], fmt)
     how = dataclasses.replace(STABLE, settings=settings)
     with pytest.raises(UsageError, match="--screen"):
-        Screening(wanted=True).of(Batch.of(problem), how)
-    assert not Screening().of(Batch.of(problem), how)
+        Screening(wanted=True).of(Batch.of(problem), [candidates.load("shifted")], how)
+    assert not Screening().of(Batch.of(problem), [candidates.load("shifted")], how)
 
 
 def test_it_is_on_for_what_is_large() -> None:
     large = make_problem(np.zeros((1, streaming.SCREENED_FROM + 1)), [0], "float16")
-    assert Screening().of(Batch.of(large), STABLE)
-    assert not Screening(wanted=False).of(Batch.of(large), STABLE)
-    assert not Screening().of(Batch.of(PROBLEM), STABLE)
+    assert Screening().of(Batch.of(large), [candidates.load("shifted")], STABLE)
+    assert not Screening(wanted=False).of(Batch.of(large), [candidates.load("shifted")], STABLE)
+    assert not Screening().of(Batch.of(PROBLEM), [candidates.load("shifted")], STABLE)
 
 
 def test_the_closed_form_says_nothing_of_rows_without_a_gradient() -> None:
@@ -232,3 +237,42 @@ def test_the_closed_form_says_nothing_of_rows_without_a_gradient() -> None:
     assert closed.judged.tolist() == [[False], [True]]
     assert closed.values.high[0].tolist() == [0.0, 0.0]
     assert stable_bound(closed)[0].tolist() == [0.0, 0.0]
+
+
+def test_the_order_of_the_arrays_changes_nothing() -> None:
+    """Sums are added in pairs along rows that lie in one piece."""
+    logits = np.random.default_rng(0).normal(size=(4, 3000)).astype(np.float32)
+    labels = np.arange(4)
+    gradient = candidates.load("compensated").gradient(make_problem(logits, labels, "float32"))
+    found = []
+    for order in ("C", "F"):
+        problem = Problem(logits=np.asarray(logits, order=order), labels=labels, format=named("float32"))
+        found.append(screened(problem, np.asarray(gradient, order=order), STABLE))
+    assert found[0] == found[1]
+
+
+def test_a_softcap_is_no_excuse_where_the_labels_cancel() -> None:
+    """The limit there is a number of its own, not what float64 makes of 0."""
+    logits = np.zeros((1, 600))
+    soft = np.full((1, 600), 1 / 600)
+    problem = make_problem(logits, soft, "float32", ["softcap=30"])
+    exact = reference.compute(problem, problem.format, dataclasses.replace(QUICK, target_bits=60))
+    units = exact.values.unit_log2.astype(np.int32)
+    bounds = [np.ldexp(stable_bound(exact), units), stable_bound(ClosedForm(problem, problem.format))]
+    assert np.allclose(bounds[0], bounds[1], rtol=2.0**-14, atol=0)
+
+
+def test_the_format_that_counts_is_that_of_the_gradient() -> None:
+    problem = make_problem(PROBLEM.logits, PROBLEM.labels, "float64")
+    narrow, wide = (candidates.given("g", SOUND.astype(dtype)) for dtype in (np.float32, np.float64))
+    assert Screening(wanted=True).of(Batch.of(problem), [narrow], STABLE)
+    with pytest.raises(UsageError, match="float64 is as precise"):
+        Screening(wanted=True).of(Batch.of(PROBLEM), [wide], STABLE)
+
+
+@pytest.mark.parametrize(("certify", "drawn"), [(0, 0), (5, 5), (10**9, 7 * 40)])
+def test_as_many_are_drawn_as_are_asked_for(certify: int, drawn: int) -> None:
+    outcome = screened(PROBLEM, SOUND, STABLE, certify=certify)
+    assert isinstance(outcome, Judged)
+    assert outcome.screened is not None
+    assert outcome.screened.drawn == drawn

@@ -149,8 +149,6 @@ def test_rows_that_are_undefined_or_ignored(parts: int) -> None:
 
 @pytest.mark.parametrize("wanted", [False, True])
 def test_what_is_noticed_of_code_is_noticed_in_parts(wanted: bool, parts: int) -> None:
-    problem = make_problem(LOGITS, HARD, "float32")
-
     def overwriting(logits: Array, labels: Array) -> Array:
         found = np.exp(logits - logits.max(axis=1, keepdims=True))
         found /= found.sum(axis=1, keepdims=True)
@@ -159,23 +157,19 @@ def test_what_is_noticed_of_code_is_noticed_in_parts(wanted: bool, parts: int) -
         return np.asarray(found)
 
     screening = Screening(wanted=wanted)
-
-    def of_code(call: Callable[..., Any]) -> Result:
-        return of(Batch.of(problem), candidates.of_function(Function(name="f", call=call)), screening=screening)
-
-    result = of_code(overwriting)
+    result = of_code(overwriting, screening)
     assert result.judged is not None
     assert (result.verdict, result.judged.conduct.changed) == (Verdict.FAIL, ("logits",))
 
     def failing(logits: Array, labels: Array) -> Array:
         raise ValueError("no")
 
-    assert isinstance(of_code(failing).outcome, Crashed)
+    assert isinstance(of_code(failing, screening).outcome, Crashed)
 
     def with_loss(logits: Array, labels: Array) -> tuple[float, Array]:
         return 1e6, overwriting(logits.copy(), labels)
 
-    judged = of_code(with_loss).judged
+    judged = of_code(with_loss, screening).judged
     assert judged is not None
     assert judged.conduct.loss is not None
 
@@ -196,6 +190,70 @@ def test_several_candidates_are_found_in_their_order(parts: int) -> None:
         ("compensated", Verdict.PASS),
         ("zeros", Verdict.FAIL),
     ]
+
+
+def plain(logits: Array, labels: Array) -> Array:
+    found = np.exp(logits - logits.max(axis=1, keepdims=True))
+    found /= found.sum(axis=1, keepdims=True)
+    found[np.arange(len(found)), labels] -= 1
+    return np.asarray(found)
+
+
+def of_code(call: Callable[..., Any], screening: Screening) -> Result:
+    problem = make_problem(LOGITS, HARD, "float32")
+    return of(Batch.of(problem), candidates.of_function(Function(name="f", call=call)), screening=screening)
+
+
+def test_code_is_held_to_what_it_answered_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it answers where some rows are looked at again: of the same part it is asked again."""
+    monkeypatch.setattr(streaming, "_PART_OF_CODE", 6 * CLASSES)
+    screening = Screening(wanted=True, certify=4)
+
+    def wrong_past_the_third(logits: Array, labels: Array) -> Array:
+        found = plain(logits, labels)
+        found[3:, 0] *= 2
+        return found
+
+    result = of_code(wrong_past_the_third, screening)
+    assert result.judged is not None
+    assert (result.verdict, result.judged.decision.failed) == (Verdict.FAIL, 6)
+    worst = result.judged.decision.worst
+    assert worst is not None
+    assert worst.value > 100
+    assert worst.row in (3, 4, 5, 9, 10, 11)
+
+    def wrong_in_small_parts(logits: Array, labels: Array) -> Array:
+        return plain(logits, labels) * np.float32(1 if len(logits) == 6 else 2)
+
+    assert of_code(wrong_in_small_parts, screening).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("wrong_first", [True, False])
+def test_code_that_answers_otherwise_again_is_not_excused(wrong_first: bool) -> None:
+    asked = []
+
+    def changing(logits: Array, labels: Array) -> Array:
+        asked.append(1)
+        found = plain(logits, labels)
+        if (len(asked) == 1) == wrong_first:
+            found[:, 0] *= 2
+        return found
+
+    result = of_code(changing, Screening(wanted=True, certify=4))
+    assert len(asked) > 1
+    assert result.judged is not None
+    assert result.verdict is Verdict.FAIL
+    worst = result.judged.decision.worst
+    assert worst is not None
+    assert worst.value > 100
+
+
+def test_a_gradient_from_above_is_rounded_alike_in_every_part() -> None:
+    """One number of many is not the exact decimal that a single number is."""
+    problem = make_problem(LOGITS, HARD, "float16", ["upstream=" + ",".join(["0.1"] * ROWS)])
+    one = Batch.of(problem).problem(np.array([3]))
+    assert one.terms.upstream == (problem.terms.upstream[3],)
+    assert one.take(np.array([0])).terms.upstream == one.terms.upstream
 
 
 class Stopped:
@@ -226,6 +284,8 @@ def test_an_interruption_leaves_what_was_done(wanted: bool, parts: int) -> None:
     (result,) = done
     reached = parts * (2 if wanted else 1)
     assert result.unreached == ROWS - min(reached, ROWS)
+    # nothing is said of the rest
+    assert result.verdict is (Verdict.INCONCLUSIVE if result.unreached else Verdict.PASS)
     assert result.judged is not None
     assert result.judged.decision.judged == min(reached, ROWS) * CLASSES
     with pytest.raises(KeyboardInterrupt):

@@ -19,7 +19,7 @@ from gradcheck.candidates import _function, _piece, frameworks
 from gradcheck.candidates._answers import Answer, Question, array_of, as_request, from_answer
 from gradcheck.candidates._command import Command
 from gradcheck.exceptions import CrashedError, MissingExtraError, UsageError
-from gradcheck.formats import Array
+from gradcheck.formats import Array, Format, of_dtype
 from gradcheck.functions import TIMEOUT, Function
 from gradcheck.problem import Problem
 from gradcheck.processes import Process
@@ -76,6 +76,8 @@ class Candidate:
     watched: bool = False
     again: Callable[[], Candidate] | None = field(default=None, compare=False, repr=False)
     """Makes it in another process; None where it cannot leave this one."""
+    gradient_format: Format | None = None
+    """That of its answers, where it is known before they are."""
 
     def __reduce__(self) -> tuple[object, ...]:
         if self.again is None:
@@ -183,4 +185,5 @@ def given(name: str, gradient: Rows) -> Candidate:
             raise CrashedError(f"the gradient has shape {gradient.shape}, the logits {shape}")
         return Answer(gradient=rows_of(gradient, problem.whole.numbers))
 
-    return Candidate(name=name, answer=answer, again=functools.partial(given, name, gradient))
+    again = functools.partial(given, name, gradient)
+    return Candidate(name=name, answer=answer, again=again, gradient_format=of_dtype(gradient.dtype))

@@ -29,9 +29,12 @@ class Upstream(OfNumbers):
     name: ClassVar[str] = "upstream"
     stage: ClassVar[Stage] = Stage.ABOVE
 
+    whole: bool = True
+    """Whether the numbers are as they were given, and not some of them: then one is for all rows."""
+
     @property
     def _single(self) -> bool:
-        return self.numbers.shape in ((), (1,))
+        return self.whole and self.numbers.shape in ((), (1,))
 
     def argument(self, fmt: Format) -> object:
         """A number, or an array in the format, (N,)."""
@@ -39,7 +42,7 @@ class Upstream(OfNumbers):
 
     def take(self, rows: Int64) -> LossOption:
         """Of one number for each row, some."""
-        return self if self._single else Upstream(numbers=self.numbers.take(rows))
+        return self if self._single else Upstream(numbers=self.numbers.take(rows), whole=False)
 
     def fold(self, terms: Terms) -> Terms:
         """Sets the factor of each row."""

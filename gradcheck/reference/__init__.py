@@ -373,9 +373,10 @@ def _assemble(problem: Problem, fmt: Format, settings: Settings, rows: list[RowR
                 getattr(row.values, name).take(row.inverse, out=array[n], mode="clip")  # no place is out of range
         return array
 
+    mixed = any(row is not None and row.closed is not None for row in rows)
     return Reference(
         settings=settings,
         rows=tuple(rows),
-        values=whole.each(spread),
+        values=dataclasses.replace(whole.each(spread), rough=mixed),
         judged=(problem.status != RowStatus.UNDEFINED)[:, None],
     )

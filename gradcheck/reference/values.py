@@ -22,6 +22,8 @@ from gradcheck.exact import Dyadic
 from gradcheck.formats import Float64, Format, Int64
 
 SMALLEST_UNIT_LOG2 = -600
+_SHOWS_ULP = 2.0**-9
+"""Uncertainty, in ulps, past which values are no longer as sharp as central differences."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,6 +35,7 @@ class Values:
         ulp_log2, ulp_most_log2: log2 of its ulp in the format. Where the uncertainty leaves open on which side of a
             power of two the value lies, the smaller one and the larger one, else the same.
         uncertainty: bound on the error of high + low, in units.
+        rough: whether float64's own are among them, of which metrics say no more than is certain.
     """
 
     format: Format
@@ -42,6 +45,7 @@ class Values:
     ulp_most_log2: Int64
     unit_log2: Int64
     uncertainty: Float64
+    rough: bool = False
 
     @cached_property
     def size(self) -> Float64:
@@ -54,20 +58,36 @@ class Values:
         return self.size > self.uncertainty
 
     def in_ulps(self, amounts: Float64) -> Float64:
-        """Amounts in units as ulps (the smaller, where two are possible); inf past 2^1024 of them."""
+        """Amounts in units as ulps (the smaller, where two are possible, or the larger); inf past 2^1024 of them."""
         with np.errstate(over="ignore"):
-            return np.ldexp(amounts, (self.unit_log2 - self.ulp_log2).astype(np.int32))
+            return np.ldexp(amounts, (self.unit_log2 - self._measuring_ulp_log2).astype(np.int32))
+
+    @property
+    def _measuring_ulp_log2(self) -> Int64:
+        return self.ulp_most_log2 if self.rough else self.ulp_log2
+
+    def certain(self, errors: Float64) -> Float64:
+        """Errors in units, without what the values themselves may be off by where that shows."""
+        if not self.rough:
+            return errors
+        shows = self.in_ulps(self.uncertainty) > _SHOWS_ULP
+        return np.where(shows, np.maximum(errors - self.uncertainty, 0.0), errors) if shows.any() else errors
+
+    @property
+    def measuring_size(self) -> Float64:
+        """The magnitude that relative errors are relative to, in units."""
+        return self.size + self.uncertainty if self.rough else self.size
 
     def in_ulps_at(self, amounts: Float64, place: tuple[int, ...]) -> float:
         """One of `in_ulps`, without the others."""
         shape = self.ulp_log2.shape
         amount, unit_log2 = (np.broadcast_to(array, shape)[place] for array in (amounts, self.unit_log2))
         with np.errstate(over="ignore"):
-            return float(np.ldexp(amount, int(unit_log2 - self.ulp_log2[place])))
+            return float(np.ldexp(amount, int(unit_log2 - self._measuring_ulp_log2[place])))
 
     def each(self, change: Callable[[str, Any], Any]) -> Values:
         """The values whose arrays are `change(name, array)`: some of them, or spread over more places."""
-        names = [field.name for field in dataclasses.fields(self) if field.name != "format"]
+        names = [field.name for field in dataclasses.fields(self) if field.name not in ("format", "rough")]
         return Values(format=self.format, **{name: change(name, getattr(self, name)) for name in names})
 
 

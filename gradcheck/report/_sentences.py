@@ -90,6 +90,9 @@ def _judged(result: Result, judged: Judged) -> str:
                 f"{text.count(judged.decision.failed, 'component')} of {judged.decision.judged:,} "
                 f"{'is' if judged.decision.failed == 1 else 'are'} past the limit{findings(result, judged)}"
             )
+        case Verdict.INCONCLUSIVE if result.unreached and not judged.decision.undecided_rows:
+            so_far = f"as far as was checked the largest error is {text.brief(worst.value)} of its limit"
+            return f"{so_far}{findings(result, judged)}"
         case Verdict.INCONCLUSIVE:
             rows = text.count(len(judged.decision.undecided_rows), "row")
             if judged.sufficient is not None:

@@ -148,7 +148,7 @@ def test_some_components(
     for size in (2, 2**14):
         monkeypatch.setattr(engines, "EVALUATED", size)
         some = reference.at(problem, problem.format, settings, known, asked)
-        for name in (field.name for field in dataclasses.fields(whole.values) if field.name != "format"):
+        for name in (field.name for field in dataclasses.fields(whole.values) if field.name not in ("format", "rough")):
             one, other = getattr(whole.values, name)[0, [6, 20, 0]], getattr(some.values, name)[0, [6, 20, 0]]
             assert np.array_equal(one, other)
         for n in (0, 1):
