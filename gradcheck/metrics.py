@@ -251,7 +251,9 @@ def measure(comparison: Comparison, bound: Float64) -> Measures:
         extremes={name: comparison.worst(metric) for name, metric in metrics.items()},
         nonfinite=0 if comparison.finite.all() else int(np.count_nonzero(judged & ~comparison.finite)),
         wrong_sign=int(np.count_nonzero(against)),
-        flushed=int(np.count_nonzero(judged & zero & (values.in_ulps(values.size) > 0.5))) if zero.any() else 0,
+        flushed=int(np.count_nonzero(judged & zero & (values.in_ulps(values.certain(values.size)) > 0.5)))
+        if zero.any()
+        else 0,
     )
 
 

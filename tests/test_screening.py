@@ -276,3 +276,26 @@ def test_as_many_are_drawn_as_are_asked_for(certify: int, drawn: int) -> None:
     assert isinstance(outcome, Judged)
     assert outcome.screened is not None
     assert outcome.screened.drawn == drawn
+
+
+def test_where_nothing_is_claimed_differences_decide() -> None:
+    """A softcap so wide that float64 knows nothing, and a candidate that is not finite."""
+    problem = make_problem(np.random.default_rng(0).normal(size=(2, 8)) * 1e5, [0, 1], "float32", ["softcap=1e4"])
+    assert np.isinf(ClosedForm(problem, problem.format).values.uncertainty).any()
+    gradient = candidates.load("wide").gradient(problem)
+    right = screened(problem, gradient, STABLE)
+    assert isinstance(right, Judged)
+    assert right.screened is not None
+    assert right.screened.undecided > 0
+    gradient[1, 3] = np.nan
+    wrong = screened(problem, gradient, STABLE)
+    assert isinstance(wrong, Judged)
+    assert (wrong.verdict, wrong.measures.nonfinite) == (Verdict.FAIL, 1)
+
+
+def test_nothing_is_flushed_where_nothing_is_due() -> None:
+    """Labels that equal the probabilities: the gradient is 0, and float64 has some noise there."""
+    problem = make_problem(np.zeros((1, 10)), np.full((1, 10), 0.1), "float32", ["label_smoothing=0.1"])
+    outcome = screened(problem, np.zeros((1, 10), np.float32), STABLE)
+    assert isinstance(outcome, Judged)
+    assert outcome.measures.flushed == 0

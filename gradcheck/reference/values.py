@@ -70,7 +70,7 @@ class Values:
         """Errors in units, without what the values themselves may be off by where that shows."""
         if not self.rough:
             return errors
-        shows = self.in_ulps(self.uncertainty) > _SHOWS_ULP
+        shows = (self.in_ulps(self.uncertainty) > _SHOWS_ULP) & np.isfinite(errors)
         return np.where(shows, np.maximum(errors - self.uncertainty, 0.0), errors) if shows.any() else errors
 
     @property
