@@ -87,7 +87,7 @@ def main() -> None:
             print(f"central differences of all, {engine}, one process: {hours:.2f} hours, from {part} rows")
         planted(folder, shape)
     print()
-    for engine, rows in (("mpmath", 1500), ("flint", 12_000)):
+    for engine, rows in (("mpmath", 3000), ("flint", 12_000)):
         shared(engine, rows)
 
 
