@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradcheck import diagnosis, formats, observing, reference
+from gradcheck.batch import Batch
 from gradcheck.candidates import Answer, Candidate
 from gradcheck.exact import Dyadic, total
 from gradcheck.exceptions import CrashedError, InputError, NotApplicableError
@@ -87,18 +88,23 @@ def check(
 ) -> Iterator[Result]:
     """One result for each candidate, as it is found; see `outcomes`."""
     for found in outcomes(problem, candidates, how, exactly=exactly, on_row=on_row):
-        yield Result(
-            case=case,
-            candidate=found.candidate,
-            format=problem.format,
-            gradient_format=found.gradient_format,
-            loss={option.name: option.value for option in problem.loss},
-            rows=problem.rows,
-            classes=problem.classes,
-            tolerance=str(how.tolerance),
-            outcome=found.outcome,
-            digest=problem.digest,
-        )
+        yield result(problem, how, found, case=case, digest=problem.digest)
+
+
+def result(checked: Problem | Batch, how: How, found: Found, *, case: str, digest: str) -> Result:
+    """What was found, and of what."""
+    return Result(
+        case=case,
+        candidate=found.candidate,
+        format=checked.format,
+        gradient_format=found.gradient_format,
+        loss={option.name: option.value for option in checked.loss},
+        rows=checked.rows,
+        classes=checked.classes,
+        tolerance=str(how.tolerance),
+        outcome=found.outcome,
+        digest=digest,
+    )
 
 
 def outcomes(

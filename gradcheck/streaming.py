@@ -439,18 +439,8 @@ def _cut(numbers: Int64, rows: int) -> Iterator[Int64]:
 
 
 def _result(batch: Batch, case: str, how: How, found: Found, unreached: int = 0) -> Result:
-    return Result(
-        case=case,
-        candidate=found.candidate,
-        format=batch.format,
-        gradient_format=found.gradient_format,
-        loss={option.name: option.value for option in batch.loss},
-        rows=batch.rows,
-        classes=batch.classes,
-        tolerance=str(how.tolerance),
-        outcome=found.outcome,
-        row_numbers=None if batch.chosen is None else tuple(batch.chosen.tolist()),
-        # of what was interrupted there is nothing to compare, and the rest may take long to read
-        digest="" if unreached else batch.digest,
-        unreached=unreached,
-    )
+    # of what was interrupted there is nothing to compare, and the rest may take long to read
+    digest = "" if unreached else batch.digest
+    numbers = None if batch.chosen is None else tuple(batch.chosen.tolist())
+    result = checking.result(batch, how, found, case=case, digest=digest)
+    return dataclasses.replace(result, row_numbers=numbers, unreached=unreached)

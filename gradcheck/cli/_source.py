@@ -97,10 +97,8 @@ def load(
     return name, batch, gradients, notes
 
 
-def load_each(
-    logits: str | None, source: Source, *, seeded: bool = False
-) -> Iterator[tuple[str, Problem, Int64 | None, list[str]]]:
-    """The problem, or that of each case: its name, itself, the numbers of the rows to look at (None: all), notes."""
+def load_each(logits: str | None, source: Source, *, seeded: bool = False) -> Iterator[tuple[str, Problem, list[str]]]:
+    """The problem, or that of each case, of the rows that are to be looked at: its name, itself, notes."""
     selected = [] if source.case is None else catalogue.select(source.case)
     one_by_one = [dataclasses.replace(source, case=[case.name]) for case in selected] or [source]
     held = [one for one in one_by_one if len(one_by_one) == 1 or _held(one)]
@@ -111,10 +109,9 @@ def load_each(
     for one in held:
         name, batch, _, notes = load(logits, one, None, seeded=seeded)
         notes, said = [*said, *notes], []
-        whole = dataclasses.replace(batch, chosen=None)
         with naming(name):
-            problem = whole.problem(whole.numbers(slice(None)))
-        yield name, problem, batch.chosen, notes
+            problem = batch.problem(batch.numbers(slice(None)))
+        yield name, problem, notes
 
 
 def _held(source: Source) -> bool:

@@ -79,7 +79,7 @@ def command(
     problems, notes = list(_source.load_each(logits, source, seeded=True)), list[str]()
     if len(problems) > 1:
         # of several cases, those that are about another loss are passed over
-        others = [name for name, problem, _, _ in problems if derivation.beyond(problem)]
+        others = [name for name, problem, _ in problems if derivation.beyond(problem)]
         problems = [loaded for loaded in problems if loaded[0] not in others]
         if not problems:
             raise UsageError("none of these cases is of plain cross-entropy, whose derivation this is")
@@ -89,10 +89,9 @@ def command(
     def results() -> Iterator[Result]:
         names = (show,) if show else derivation.NAMES
         with _run.Ticker(len(problems) * len(names), reporting) as tick:
-            for name, problem, rows, said in problems:
+            for name, problem, said in problems:
                 steps = derivation.Derivation(
                     problem,
-                    rows=rows,
                     case=name,
                     tolerance=tolerance,
                     pieces=loaded,

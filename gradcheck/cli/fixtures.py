@@ -134,18 +134,22 @@ def schema() -> None:
 def _problems(logits: str | None, source: _options.Source, name: str | None) -> list[Recorded]:
     from pathlib import Path
 
+    import numpy as np
+
     from gradcheck import catalogue, text
     from gradcheck.cli import _source
     from gradcheck.fixtures import Recorded
 
     found = []
-    for case, problem, rows, notes in _source.load_each(logits, source):
+    for case, problem, notes in _source.load_each(logits, source):
         for note in notes:
             typer.echo(f"note: {text.name(note)}", err=True)
         own = catalogue.cases().get(case) if source.case else None
         label = name or (case if own or source.generate else Path(case).name)
-        part = problem if rows is None else problem.alone(rows)
-        found.append(Recorded(name=label, problem=part, why=own.reason if own else ""))
+        # a fixture of some rows is a problem of its own
+        found.append(
+            Recorded(name=label, problem=problem.alone(np.arange(problem.rows)), why=own.reason if own else "")
+        )
     if name and len(found) > 1:
         raise UsageError(f"--name names one fixture, and there are {len(found)} cases")
     return found

@@ -34,6 +34,6 @@ def command(
     targets = _run.targets(reporting, _sweep.NAMES)
     found = [
         sweep(problem, case=name, row=row, cls=cls, engine=engine)
-        for name, problem, _, _ in _source.load_each(logits, source)
+        for name, problem, _ in _source.load_each(logits, source)
     ]
     _run.write(lambda form, style: _sweep.render(form, found), reporting, targets)

@@ -82,7 +82,6 @@ class Derivation:
     """The steps on a problem's rows; those that are ignored, undefined or have an infinite loss are left out.
 
     Args:
-        rows: the numbers of the rows to look at; None for all.
         pieces: functions of the user's own, by the names in PIECES.
         digits, step_log2: the user's own precision and step of the differences; None lets the format decide.
         flush: whether flushed subnormals are accepted.
@@ -99,7 +98,6 @@ class Derivation:
         *,
         case: str,
         tolerance: Tolerance,
-        rows: Int64 | None = None,
         pieces: Mapping[str, Function],
         digits: int | None = None,
         step_log2: int | None = None,
@@ -113,14 +111,13 @@ class Derivation:
                 raise UnknownNameError("piece", piece, PIECES)
         self.case, self._tolerance, self._pieces, self._flush = case, tolerance, pieces, flush
         self._settings = Settings(digits=digits, step_log2=step_log2, target_bits=_TARGET_BITS)
-        looked = np.arange(problem.rows) if rows is None else rows
-        defined = [n for n in looked.tolist() if problem.distinct[n] is not None]
+        defined = [n for n, row in enumerate(problem.distinct) if row is not None]
         infinite = {n for n in defined if (row := problem.distinct[n]) is not None and row.infinite_loss}
         self.rows = np.array([n for n in defined if n not in infinite], dtype=np.int64)
-        self.undefined_rows = int((problem.status[looked] == RowStatus.UNDEFINED).sum())
+        self.undefined_rows = int((problem.status == RowStatus.UNDEFINED).sum())
         self.infinite_loss_rows = len(infinite)
-        self.ignored_rows = int((problem.status[looked] == RowStatus.IGNORED).sum())
-        self._format, self.classes = problem.format, problem.classes
+        self.ignored_rows = int((problem.status == RowStatus.IGNORED).sum())
+        self._format, self.classes, self._in_input = problem.format, problem.classes, problem.whole.numbers
         count = len(self.rows)
         if count:
             kept = problem.take(self.rows)
@@ -333,7 +330,7 @@ class Derivation:
         rows: int = 0,
         repeated: Int64 | None = None,
     ) -> Result:
-        numbers = None if repeated is None else tuple(self.rows[repeated].tolist())
+        numbers = None if repeated is None else tuple(self._in_input[self.rows[repeated]].tolist())
         return Result(
             case=self.case,
             candidate=_BUILT_IN if piece is None else piece.name,
