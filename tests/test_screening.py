@@ -109,6 +109,7 @@ def test_nothing_passes_that_the_full_check_fails(part: int) -> None:
         if place % 8 != part:
             continue
         known: dict[str, tuple[Problem, reference.Reference]] = {}
+        asked: set[tuple[str, str, bool, bytes]] = set()
         for number, planted in enumerate(mistakes.select([])):
             name = NARROW[(place + number) % len(NARROW)]
             problem = case.problem(named(name))
@@ -124,10 +125,15 @@ def test_nothing_passes_that_the_full_check_fails(part: int) -> None:
                     gradient = planted.candidate.gradient(problem)
             except NotApplicableError:
                 continue
+            tried += 1
+            # most mistakes are about options that a case has not: they leave the gradient as it is
+            question = (name, str(rule), planted.flush, gradient.tobytes())
+            if question in asked:
+                continue
+            asked.add(question)
             one = candidates.given("given", gradient)
             (full,) = checking.outcomes(problem, [one], how, exactly=lambda *_, exact=exact: exact)
             _agree(full.outcome, screened(problem, gradient, how))
-            tried += 1
     assert tried > 500
 
 
