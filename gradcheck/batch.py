@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ import numpy as np
 
 from gradcheck.exceptions import RowError
 from gradcheck.formats import Format, Int64
-from gradcheck.problem import LossOption, Problem, Stage, Terms, Whole, check_names, check_shapes, described, folded
+from gradcheck.problem import LossOption, Problem, Stage, Terms, Whole, check_names, check_shapes, digest_of, folded
 from gradcheck.stored import Rows, rows_of
 
 _READ = 1 << 20
@@ -79,13 +78,11 @@ class Batch:
 
     def cut(self, numbers: Int64) -> Cut:
         """Rows, by their numbers in the input, as something that a worker process can be sent."""
-        terms, rows = self._whole, self.logits.shape[0]
-        whole = Whole(divisor=terms.divisor, empty=terms.empty, zeta=terms.zeta, rows=rows, numbers=numbers)
         logits, labels = (
             rows_of(array, numbers) if isinstance(array, np.ndarray) else array for array in (self.logits, self.labels)
         )
         loss = tuple(option.take(numbers) for option in self.loss)
-        return Cut(logits=logits, labels=labels, format=self.format, loss=loss, whole=whole)
+        return Cut(logits=logits, labels=labels, format=self.format, loss=loss, whole=Whole.of(self._whole, numbers))
 
     def problem(self, numbers: Int64) -> Problem:
         """Rows, by their numbers in the input, in memory."""
@@ -96,11 +93,9 @@ class Batch:
         """Tells this batch from others, as a problem's digest does."""
         numbers = self.numbers(slice(None))
         loss = self.loss if self.chosen is None else tuple(option.take(numbers) for option in self.loss)
-        found = hashlib.sha256(described(self.format, loss, (self.rows, self.classes)))
-        for array in (self.logits, self.labels):
-            for part in _parts(numbers, _READ // max(1, self.classes)):
-                found.update(np.ascontiguousarray(rows_of(array, part)).view(np.uint8).data)
-        return found.hexdigest()[:32]
+        parts = list(pieces(numbers, _READ // self.classes))
+        arrays = (rows_of(array, part) for array in (self.logits, self.labels) for part in parts)
+        return digest_of(self.format, loss, (self.rows, self.classes), arrays)
 
     @cached_property
     def _whole(self) -> Terms:
@@ -139,6 +134,7 @@ class Cut:
         return part.within(self.whole)
 
 
-def _parts(numbers: Int64, rows: int) -> Iterator[Int64]:
+def pieces(numbers: Int64, rows: int) -> Iterator[Int64]:
+    """Row numbers in pieces of so many, one at least."""
     for first in range(0, len(numbers), max(1, rows)):
         yield numbers[first : first + max(1, rows)]

@@ -144,7 +144,7 @@ class Comparison:
     def top(self, metric: Float64, count: int) -> tuple[Extreme, ...]:
         """The judged components with the largest values of a metric, the largest first."""
         seen = self._seen(metric).ravel()
-        count = min(count, int(self.judged.sum()))
+        count = min(count, self.judged_count)
         if not count:
             return ()
         places = np.flatnonzero(seen >= np.partition(seen, -count)[-count])

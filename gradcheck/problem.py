@@ -16,7 +16,7 @@ import dataclasses
 import enum
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -370,6 +370,11 @@ class Whole:
     rows: int
     numbers: Int64
 
+    @classmethod
+    def of(cls, terms: Terms, numbers: Int64) -> Whole:
+        """What some rows have from a problem of these terms."""
+        return cls(divisor=terms.divisor, empty=terms.empty, zeta=terms.zeta, rows=terms.rows, numbers=numbers)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
@@ -402,16 +407,12 @@ class Problem:
     @cached_property
     def digest(self) -> str:
         """Tells this problem from others: over logits, labels, loss and format."""
-        found = hashlib.sha256(described(self.format, self.loss, self.logits.shape))
-        for array in (self.logits, self.labels):
-            found.update(np.ascontiguousarray(array).tobytes())
-        return found.hexdigest()[:32]
+        return digest_of(self.format, self.loss, self.logits.shape, (self.logits, self.labels))
 
     @cached_property
     def whole(self) -> Whole:
         """What the rows are a part of: this problem itself, unless it was cut from another."""
-        terms, rows = self.terms, self.rows
-        return Whole(divisor=terms.divisor, empty=terms.empty, zeta=terms.zeta, rows=rows, numbers=np.arange(rows))
+        return Whole.of(self.terms, np.arange(self.rows))
 
     def take(self, rows: Int64) -> Problem:
         """Some rows of the problem, by number; under a mean each keeps its share of the whole."""
@@ -510,9 +511,13 @@ def check_names(loss: Sequence[LossOption]) -> None:
         raise InputError(f"a loss option is given twice: {', '.join(names)}")
 
 
-def described(fmt: Format, loss: Sequence[LossOption], shape: tuple[int, ...]) -> bytes:
-    """What tells problems apart beside their arrays."""
-    return "\n".join([fmt.name, *sorted(f"{option.name}={option.in_full}" for option in loss), str(shape)]).encode()
+def digest_of(fmt: Format, loss: Sequence[LossOption], shape: tuple[int, ...], arrays: Iterable[Array]) -> str:
+    """What tells problems apart: over the format, the loss, and logits and labels, in however many arrays they come."""
+    described = [fmt.name, *sorted(f"{option.name}={option.in_full}" for option in loss), str(shape)]
+    found = hashlib.sha256("\n".join(described).encode())
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return found.hexdigest()[:32]
 
 
 def check_shapes(logits: Rows, labels: Rows, fmt: Format) -> None:

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradcheck import checking, glance, merging, reference
-from gradcheck.batch import Batch, Cut
+from gradcheck.batch import Batch, Cut, pieces
 from gradcheck.candidates import Candidate, computed
 from gradcheck.checking import Exactly, Found, How
 from gradcheck.exceptions import CrashedError, NotApplicableError, UsageError
-from gradcheck.formats import Format, Int64
+from gradcheck.formats import Array, Format, Int64
 from gradcheck.metrics import Comparison, undecided
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference.engines import Each
@@ -102,7 +102,7 @@ def check(
     screened = screening.of(batch, candidates, how)
     most = _PART_OF_CODE if watched else _SCREENED_TASK if screened else _PART
     numbers = batch.numbers(slice(None))
-    parts = list(_cut(numbers, most // batch.classes))
+    parts = list(pieces(numbers, most // batch.classes))
     if len(parts) == 1 and not screened:
         for found in checking.outcomes(batch.problem(numbers), candidates, how, on_row=on_row, each=team.map):
             yield _result(batch, case, how, found)
@@ -112,7 +112,7 @@ def check(
     step = (_SCREENED_PART if screened and not watched else most) // batch.classes
     tasks = (
         _Task(
-            cuts=tuple(batch.cut(some) for some in _cut(part, step)),
+            cuts=tuple(batch.cut(some) for some in pieces(part, step)),
             candidates=tuple(candidates),
             how=quick,
             screened=screened,
@@ -196,23 +196,25 @@ def _judged(task: _Task, each: Each = map) -> list[Found]:
 
 
 def _screened(problem: Problem, candidate: Candidate, how: How) -> Found:
-    exactly = _closed(how)
     if not candidate.watched:
-        with contextlib.suppress(NotApplicableError, CrashedError):
+        with contextlib.suppress(NotApplicableError, CrashedError), np.errstate(all="ignore"):
             gradient = candidate.gradient(problem)
+            # it is read, or computed, once
+            candidate = computed(candidate.name, lambda _: gradient)
             if glance.possible(problem, gradient, how):
                 right, others = glance.glance(problem, gradient, flush=how.flush)
                 if right is not None:
-                    return _beside(problem, checking.format_of(gradient), candidate, how, right, others)
-    (found,) = checking.outcomes(problem, [candidate], how, exactly=exactly)
+                    return _beside(problem, gradient, candidate.name, how, right, others)
+    (found,) = checking.outcomes(problem, [candidate], how, exactly=_closed(how))
     return found
 
 
-def _beside(problem: Problem, fmt: Format, candidate: Candidate, how: How, right: Judged, others: Int64) -> Found:
+def _beside(problem: Problem, gradient: Array, name: str, how: How, right: Judged, others: Int64) -> Found:
     """What was seen of rows at a glance, and what there is to say of the others."""
     if not others.size:
-        return Found(candidate=candidate.name, gradient_format=fmt, outcome=right)
-    (found,) = checking.outcomes(problem.take(others), [candidate], how, exactly=_closed(how))
+        return Found(candidate=name, gradient_format=checking.format_of(gradient), outcome=right)
+    rest = computed(name, lambda _: gradient[others])
+    (found,) = checking.outcomes(problem.take(others), [rest], how, exactly=_closed(how))
     placed = (merging.placed(found.outcome, others.tolist()), len(others))
     outcome = merging.merged([(right, problem.rows - len(others)), placed], top=how.top)
     return dataclasses.replace(found, outcome=outcome)
@@ -293,10 +295,12 @@ def _again(task: _Again) -> _Closer:
         failed = Crashed(reason=f"asked about some rows again: {crash}")
         return _Closer(before=failed, after=failed, undecided=0, differences=0)
     answer = computed(task.candidate.name, lambda _: gradient)
-    (before,) = checking.outcomes(problem, [answer], how, exactly=_closed(how))
+    closed = ClosedForm(problem, how.gradient_format or checking.format_of(gradient))
+    # where the errors are is asked of what is found then
+    quick = dataclasses.replace(how, profiled=False)
+    (before,) = checking.outcomes(problem, [answer], quick, exactly=lambda *_: closed)
     if not isinstance(before.outcome, Judged):
         return _Closer(before=before.outcome, after=before.outcome, undecided=0, differences=0)
-    closed = ClosedForm(problem, before.gradient_format)
     limits = limits_of(how.tolerance, closed, flush=how.flush)
     left_open = undecided(Comparison(closed, gradient), limits)
     places = [np.union1d(some, np.flatnonzero(row)) for some, row in zip(task.places, left_open, strict=True)]
@@ -340,7 +344,7 @@ def _looked_at_again(
     rows = np.array(sorted(places), dtype=np.int64)
     step, whole = max(1, _PART // batch.classes), max(1, _PART_OF_CODE // batch.classes)
     # what was asked together is asked together again, and rows of two parts are two tasks
-    groups = [group for part in np.split(rows, _edges(rows, whole)) for group in _cut(part, step)]
+    groups = [group for part in np.split(rows, _edges(rows, whole)) for group in pieces(part, step)]
     closely = dataclasses.replace(how, diagnosed=False, valued=False)
     numbers = batch.numbers(slice(None))
 
@@ -408,7 +412,8 @@ def _diagnosed(batch: Batch, candidate: Candidate, how: How, outcome: Judged) ->
     others = np.random.default_rng(0).choice(batch.rows, size=count, replace=False)
     rows = np.union1d(worst, others).astype(np.int64)
     problem = batch.problem(batch.numbers(slice(None))[rows])
-    (found,) = checking.outcomes(problem, [candidate], how, exactly=_closed(how))
+    only = dataclasses.replace(how, profiled=False, valued=False)
+    (found,) = checking.outcomes(problem, [candidate], only, exactly=_closed(how))
     there = merging.placed(found.outcome, rows.tolist())
     if not isinstance(there, Judged):
         return outcome
@@ -431,11 +436,6 @@ def _each(task: _Named) -> list[Result]:
     if task.problem is None:
         return []
     return list(checking.check(task.problem, task.candidates, task.how, case=task.name))
-
-
-def _cut(numbers: Int64, rows: int) -> Iterator[Int64]:
-    for first in range(0, len(numbers), max(1, rows)):
-        yield numbers[first : first + max(1, rows)]
 
 
 def _result(batch: Batch, case: str, how: How, found: Found, unreached: int = 0) -> Result:

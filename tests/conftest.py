@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,14 @@ def alive(pid: int) -> bool:
         return state.read_text().split(") ")[1][0] not in "ZX"
     except OSError:
         return False
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    """Waits until something is so, for a minute at most."""
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until, f"waited in vain for {what}"
+        time.sleep(0.02)
 
 
 def make_problem(logits: Any, labels: Any, fmt: str | Format = "float64", loss: Sequence[str] = ()) -> Problem:

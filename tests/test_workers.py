@@ -21,16 +21,9 @@ import pytest
 from gradcheck import exceptions, workers
 from gradcheck.exceptions import GradcheckError, MissingExtraError, RowError, WorkersError
 from gradcheck.workers import ALONE, Workers
-from tests.conftest import alive
+from tests.conftest import alive, wait_for
 
 ROOT = Path(__file__).parent.parent
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until, f"waited in vain for {what}"
-        time.sleep(0.02)
 
 
 # --- tasks: what a worker can import --------------------------------------------------------------------------------

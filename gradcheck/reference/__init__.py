@@ -203,8 +203,6 @@ def at(
     settings: Settings,
     known: RowsEstimates,
     places: Sequence[Int64],
-    on_row: Callable[[], None] = lambda: None,
-    each: Each = map,
 ) -> Reference:
     """`compute`, where only some components are central differences; the others are the closed form in float64.
 
@@ -225,8 +223,7 @@ def at(
                 gradient=known.gradient[n, row.stand_ins],
                 error=known.error[n, row.stand_ins],
             )
-            rows.append(_row(estimate(row), fmt, settings, each, closed))
-        on_row()
+            rows.append(_row(estimate(row), fmt, settings, closed=closed))
     return _assemble(problem, fmt, settings, rows)
 
 

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ import pytest
 
 from gradcheck import streaming
 from gradcheck.formats import named
-from tests.conftest import SOUND
+from tests.conftest import SOUND, wait_for
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found in /proc")
 
@@ -28,13 +27,6 @@ GRADCHECK = [sys.executable, "-m", "gradcheck"]
 ROWS, CLASSES = 1400, 3000
 ROWS_OF_PART = streaming._PART_OF_CODE // CLASSES
 LOST = "a worker process was killed; what was under way was done again"
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until, f"waited in vain for {what}"
-        time.sleep(0.02)
 
 
 def read(path: Path) -> bytes:
