@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from gradcheck.exceptions import RowError
-from gradcheck.formats import Format, Int64
-from gradcheck.problem import LossOption, Problem, Stage, Terms, Whole, check_names, check_shapes, digest_of, folded
-from gradcheck.stored import Rows, rows_of
-
-_READ = 1 << 20
-"""Components that are read at once where nothing but their bytes is of interest."""
+from gradcheck.formats import Array, Format, Int64
+from gradcheck.problem import (
+    LEAF,
+    LossOption,
+    Problem,
+    Stage,
+    Terms,
+    Whole,
+    check_names,
+    check_shapes,
+    digest_of,
+    folded,
+    leaf_of,
+)
+from gradcheck.stored import File, Rows, Stored, part, rows_of, seen
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,11 +85,13 @@ class Batch:
         """Some of the rows; under a mean each keeps its share of the whole."""
         return dataclasses.replace(self, chosen=rows if self.chosen is None else self.chosen[rows])
 
+    def seen_by(self, sees: Callable[[File], bool]) -> Batch:
+        """The batch, whose rows are sent where somebody does not see a file of it."""
+        return dataclasses.replace(self, logits=seen(self.logits, sees), labels=seen(self.labels, sees))
+
     def cut(self, numbers: Int64) -> Cut:
         """Rows, by their numbers in the input, as something that a worker process can be sent."""
-        logits, labels = (
-            rows_of(array, numbers) if isinstance(array, np.ndarray) else array for array in (self.logits, self.labels)
-        )
+        logits, labels = (part(array, numbers) for array in (self.logits, self.labels))
         loss = tuple(option.take(numbers) for option in self.loss)
         return Cut(logits=logits, labels=labels, format=self.format, loss=loss, whole=Whole.of(self._whole, numbers))
 
@@ -88,14 +99,20 @@ class Batch:
         """Rows, by their numbers in the input, in memory."""
         return self.cut(numbers).problem()
 
-    @cached_property
-    def digest(self) -> str:
-        """Tells this batch from others, as a problem's digest does."""
+    def digest(self, each: Callable[[Callable[[Cut], bytes], Iterable[Cut]], Iterable[bytes]] = map) -> str:
+        """Tells this batch from others, as a problem's digest does.
+
+        Args:
+            each: shares the reading of files among processes.
+        """
         numbers = self.numbers(slice(None))
         loss = self.loss if self.chosen is None else tuple(option.take(numbers) for option in self.loss)
-        parts = list(pieces(numbers, _READ // self.classes))
-        arrays = (rows_of(array, part) for array in (self.logits, self.labels) for part in parts)
-        return digest_of(self.format, loss, (self.rows, self.classes), arrays)
+        large = [array for array in (self.logits, self.labels) if array.ndim == 2]
+        # what would have to be sent is read here
+        shared = all(isinstance(array, Stored) and not array.shipped for array in large)
+        cuts = [self.cut(some) for some in pieces(numbers, LEAF // self.classes)]
+        leaves = cuts[0].arrays() if len(cuts) == 1 else (each if shared else map)(Cut.leaf, cuts)
+        return digest_of(self.format, loss, (self.rows, self.classes), leaves)
 
     @cached_property
     def _whole(self) -> Terms:
@@ -123,15 +140,20 @@ class Cut:
 
     def problem(self) -> Problem:
         """The rows as a part of the whole, in memory."""
-        logits, labels = (
-            array if isinstance(array, np.ndarray) else rows_of(array, self.whole.numbers)
-            for array in (self.logits, self.labels)
-        )
+        logits, labels = self.arrays()
         try:
-            part = Problem(logits=logits, labels=labels, format=self.format, loss=self.loss)
+            found = Problem(logits=logits, labels=labels, format=self.format, loss=self.loss)
         except RowError as error:
             raise error.numbered(self.whole.numbers.tolist()) from None
-        return part.within(self.whole)
+        return found.within(self.whole)
+
+    def leaf(self) -> bytes:
+        """The digest of these rows, as a leaf of the batch's."""
+        return leaf_of(self.arrays())
+
+    def arrays(self) -> tuple[Array, Array]:
+        """Logits and labels, in memory."""
+        return rows_of(self.logits, self.whole.numbers), rows_of(self.labels, self.whole.numbers)
 
 
 def pieces(numbers: Int64, rows: int) -> Iterator[Int64]:

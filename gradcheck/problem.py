@@ -32,6 +32,8 @@ from gradcheck.stored import Rows
 
 _HEAVIEST = 1e290
 """Label weight of a row, with its scale, past which products with it overflow."""
+LEAF = 1 << 22
+"""Components past which a digest is one of the digests of parts, which processes can share."""
 _FARTHEST, _FARTHEST_SQUARE = 1e300, 1e140
 """Transformed logits past which differences of them overflow, or their squares."""
 
@@ -407,7 +409,12 @@ class Problem:
     @cached_property
     def digest(self) -> str:
         """Tells this problem from others: over logits, labels, loss and format."""
-        return digest_of(self.format, self.loss, self.logits.shape, (self.logits, self.labels))
+        rows = max(1, LEAF // self.classes)
+        starts = range(0, self.rows, rows)
+        leaves: Iterable[Array | bytes] = (self.logits, self.labels)
+        if len(starts) > 1:
+            leaves = (leaf_of((self.logits[n : n + rows], self.labels[n : n + rows])) for n in starts)
+        return digest_of(self.format, self.loss, self.logits.shape, leaves)
 
     @cached_property
     def whole(self) -> Whole:
@@ -511,13 +518,29 @@ def check_names(loss: Sequence[LossOption]) -> None:
         raise InputError(f"a loss option is given twice: {', '.join(names)}")
 
 
-def digest_of(fmt: Format, loss: Sequence[LossOption], shape: tuple[int, ...], arrays: Iterable[Array]) -> str:
-    """What tells problems apart: over the format, the loss, and logits and labels, in however many arrays they come."""
+def digest_of(fmt: Format, loss: Sequence[LossOption], shape: tuple[int, ...], content: Iterable[Array | bytes]) -> str:
+    """What tells problems apart: over the format, the loss, and logits and labels.
+
+    Args:
+        content: logits and labels themselves; of more than `LEAF` components the digests of parts of so many.
+    """
     described = [fmt.name, *sorted(f"{option.name}={option.in_full}" for option in loss), str(shape)]
     found = hashlib.sha256("\n".join(described).encode())
-    for array in arrays:
-        found.update(np.ascontiguousarray(array).view(np.uint8).data)
+    for part in content:
+        found.update(part if isinstance(part, bytes) else _bits(part))
     return found.hexdigest()[:32]
+
+
+def leaf_of(arrays: Iterable[Array]) -> bytes:
+    """The digest of arrays, as a part of a larger one."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(_bits(array))
+    return found.digest()
+
+
+def _bits(array: Array) -> memoryview:
+    return np.ascontiguousarray(array).view(np.uint8).data
 
 
 def check_shapes(logits: Rows, labels: Rows, fmt: Format) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import os
 import stat
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,11 +204,13 @@ class Stored:
     Attributes:
         axis: of the classes in the file, from 0; rows are counted through the others.
         dtype: of the rows that are taken: what is in the file becomes that (see `become`).
+        shipped: whether somebody who needs rows cannot read the file, and must be sent them.
     """
 
     place: Place
     axis: int
     dtype: np.dtype[Any]
+    shipped: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -302,6 +305,59 @@ class Stored:
         )
         numbers = np.unravel_index(np.arange(start, start + len(out)), self._outer)
         out[:] = np.moveaxis(mapped, self.axis, -1)[numbers]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """Some rows of an array, in memory, which are taken by the numbers that they have in it.
+
+    Attributes:
+        numbers: ascending; held: those rows.
+        shape: of the whole array.
+    """
+
+    numbers: Int64
+    held: Array
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the rows."""
+        return self.held.dtype
+
+    @property
+    def size(self) -> int:
+        """The number of components of the whole array."""
+        return math.prod(self.shape)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | Int64, /) -> Array:
+        wanted = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        places = np.searchsorted(self.numbers, wanted)
+        if not np.array_equal(self.numbers.take(places, mode="clip"), wanted):
+            raise IndexError("rows were asked for that are not in this part")
+        return rows_of(self.held, places)
+
+
+def part(source: Rows, numbers: Int64) -> Rows:
+    """What somebody else needs in order to take these rows, ascending: the file's name, where they can read it."""
+    if isinstance(source, Stored) and not source.shipped:
+        return source
+    return Part(numbers=numbers, held=rows_of(source, numbers), shape=source.shape)
+
+
+def seen(source: Rows, sees: Callable[[File], bool]) -> Rows:
+    """The array, marked as one to be shipped where somebody does not see its file."""
+    if isinstance(source, Stored) and not sees(source.place.file):
+        return dataclasses.replace(source, shipped=True)
+    return source
 
 
 def _bytes(array: Array) -> memoryview:

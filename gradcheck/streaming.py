@@ -98,14 +98,16 @@ def check(
         team: who does the work.
         on_row: called after each row, for whoever shows progress.
     """
+    batch, candidates = batch.seen_by(team.sees), [one.seen_by(team.sees) for one in candidates]
     watched = any(one.watched for one in candidates)
     screened = screening.of(batch, candidates, how)
     most = _PART_OF_CODE if watched else _SCREENED_TASK if screened else _PART
     numbers = batch.numbers(slice(None))
     parts = list(pieces(numbers, most // batch.classes))
     if len(parts) == 1 and not screened:
-        for found in checking.outcomes(batch.problem(numbers), candidates, how, on_row=on_row, each=team.map):
-            yield _result(batch, case, how, found)
+        problem = batch.problem(numbers)
+        for found in checking.outcomes(problem, candidates, how, on_row=on_row, each=team.map):
+            yield _result(batch, case, how, found, problem.digest)
         return
     # what explains a failure is looked for once, where it is worst
     quick = dataclasses.replace(how, diagnosed=False, profiled=not screened)
@@ -113,7 +115,7 @@ def check(
     tasks = (
         _Task(
             cuts=tuple(batch.cut(some) for some in pieces(part, step)),
-            candidates=tuple(candidates),
+            candidates=tuple(one.cut(part) for one in candidates),
             how=quick,
             screened=screened,
         )
@@ -124,7 +126,7 @@ def check(
     judged = map(functools.partial(_judged, each=team.map), tasks) if few else team.map(_judged, tasks)
     sums = [_Sum(how) for _ in candidates]
     first: list[Found] = []
-    interrupted = False
+    interrupted, digest = False, ""
     try:
         for part, of_part in zip(parts, judged, strict=True):
             first = first or of_part
@@ -148,7 +150,9 @@ def check(
         if unreached and outcome.verdict is Verdict.PASS and isinstance(outcome, Judged):
             outcome = dataclasses.replace(outcome, verdict=Verdict.INCONCLUSIVE)
         whole = dataclasses.replace(begun, outcome=outcome)
-        yield _result(batch, case, how, whole, unreached=unreached)
+        # of what was interrupted there is nothing to compare, and the rest may take long to read
+        digest = digest or ("" if unreached else batch.digest(team.map))
+        yield _result(batch, case, how, whole, digest, unreached=unreached)
     if interrupted:
         raise KeyboardInterrupt
 
@@ -355,7 +359,7 @@ def _looked_at_again(
     tasks = (
         _Again(
             cut=batch.cut(numbers[group]),
-            candidate=candidate,
+            candidate=candidate.cut(numbers[group]),
             how=closely,
             places=tuple(np.array(sorted(places[row]), dtype=np.int64) for row in group.tolist()),
             asked=asked(int(group[0])) if candidate.watched else None,
@@ -438,9 +442,7 @@ def _each(task: _Named) -> list[Result]:
     return list(checking.check(task.problem, task.candidates, task.how, case=task.name))
 
 
-def _result(batch: Batch, case: str, how: How, found: Found, unreached: int = 0) -> Result:
-    # of what was interrupted there is nothing to compare, and the rest may take long to read
-    digest = "" if unreached else batch.digest
+def _result(batch: Batch, case: str, how: How, found: Found, digest: str, unreached: int = 0) -> Result:
     numbers = None if batch.chosen is None else tuple(batch.chosen.tolist())
     result = checking.result(batch, how, found, case=case, digest=digest)
     return dataclasses.replace(result, row_numbers=numbers, unreached=unreached)

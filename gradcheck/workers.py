@@ -27,6 +27,7 @@ from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from gradcheck.exceptions import WorkersError
+from gradcheck.stored import File
 
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
@@ -49,6 +50,10 @@ class Team(Protocol):
         """The results, in order, as they come."""
         ...
 
+    def sees(self, file: File) -> bool:
+        """Whether everybody who works here can read this file."""
+        ...
+
 
 class Alone:
     """Nobody but this process."""
@@ -58,6 +63,10 @@ class Alone:
     def map(self, function: Callable[[_Item], _Found], items: Iterable[_Item]) -> Iterator[_Found]:
         """The results, in order."""
         return map(function, items)
+
+    def sees(self, file: File) -> bool:
+        """Yes."""
+        return True
 
 
 ALONE = Alone()
@@ -125,6 +134,10 @@ class Workers:
         finally:
             for _, future in under_way:
                 future.cancel()
+
+    def sees(self, file: File) -> bool:
+        """Yes, on one machine."""
+        return True
 
     def end(self) -> None:
         """Ends every worker, whatever it is doing."""

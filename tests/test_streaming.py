@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gradcheck import candidates, losses, streaming, tolerances
+from gradcheck import batch as batches
+from gradcheck import candidates, files, losses, stored, streaming, tolerances
+from gradcheck import problem as problems
 from gradcheck.batch import Batch
 from gradcheck.candidates import Candidate
 from gradcheck.checking import How, check
 from gradcheck.exceptions import InputError, RowError
-from gradcheck.formats import Array, named
+from gradcheck.formats import Array, Int64, named
 from gradcheck.functions import Function
 from gradcheck.problem import Problem
 from gradcheck.profiles import Profile
 from gradcheck.reference import Settings
 from gradcheck.results import Crashed, Judged, Result, Skipped, Verdict
+from gradcheck.stored import File, Stored
 from gradcheck.streaming import Screening
+from gradcheck.workers import Alone
 from tests.conftest import make_problem
 
 HOW = How(tolerance=tolerances.parse("stable"), settings=Settings(engine="flint"), top=3)
@@ -256,10 +262,8 @@ def test_a_gradient_from_above_is_rounded_alike_in_every_part() -> None:
     assert one.take(np.array([0])).terms.upstream == one.terms.upstream
 
 
-class Stopped:
+class Stopped(Alone):
     """Somebody who is interrupted after so many tasks."""
-
-    jobs, lost = 1, 0
 
     def __init__(self, after: int) -> None:
         self.after = after
@@ -318,9 +322,84 @@ def test_a_row_that_cannot_be_checked_is_named_by_its_number(changes: dict[str, 
         )
 
 
-def test_a_batch_is_told_from_others_as_a_problem_is() -> None:
-    problem: Problem = make_problem(LOGITS, SOFT, "bfloat16", ["label_smoothing=0.1"])
-    assert Batch.of(problem).digest == problem.digest
+class Elsewhere(Alone):
+    """Somebody who is sent everything, and sees only files of some folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.bytes = folder, 0
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            message = pickle.dumps((function, item))
+            self.bytes += len(message)
+            assert self.sees_all or b"File" not in message, "the name of a file that is not seen"
+            there, given = pickle.loads(message)
+            yield there(given)
+
+    def sees(self, file: File) -> bool:
+        return self.sees_all or Path(file.path).is_relative_to(self.folder)
+
+    @property
+    def sees_all(self) -> bool:
+        return self.folder == Path("/")
+
+
+@pytest.mark.parametrize("labels", [HARD, SOFT], ids=["hard", "soft"])
+@pytest.mark.parametrize("wanted", [False, True])
+@pytest.mark.parametrize("chosen", [None, np.array([1, 2, 7, 11])], ids=["all", "some"])
+def test_rows_are_read_where_files_are_seen_and_sent_where_not(
+    chosen: Int64 | None, wanted: bool, labels: Array, parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "LARGE", 1)
+    problem = make_problem(LOGITS, labels, "float32", ["reduction=mean"])
+    gradient = candidates.load("naive").gradient(problem)
+    gradient[7, 2] *= 2
+    for name, array in (("logits", problem.logits), ("labels", problem.labels), ("gradient", gradient)):
+        np.save(tmp_path / f"{name}.npy", array)
+    loaded = files.load(str(tmp_path / "logits.npy"))
+    batch = Batch(
+        logits=loaded.logits,
+        labels=files.load_labels(str(tmp_path / "labels.npy"), loaded.layout, loaded.format)[0],
+        format=loaded.format,
+        loss=problem.loss,
+    )
+    batch = batch if chosen is None else batch.take(chosen)
+    wrong = candidates.given(
+        "wrong", files.load_gradient(str(tmp_path / "gradient.npy"), loaded.layout, None, loaded.format)
+    )
+    assert isinstance(batch.logits, Stored)
+    assert isinstance(wrong.given, Stored)
+    screening = Screening(wanted=wanted)
+    here = of(batch, wrong, screening)
+    for folder in (Path("/"), tmp_path / "other"):
+        team = Elsewhere(folder)
+        (there,) = streaming.check(batch, [wrong], HOW, case="x", team=team, screening=screening)
+        assert there == here
+        assert bool(team.bytes) == (wanted or parts < batch.rows)  # one part alone is checked here
+
+
+def test_what_is_sent_is_no_more_than_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "_PART", 1 << 10)
+    problem = make_problem(np.tile(LOGITS, (500, 1)), np.tile(HARD, 500), "float32")
+    team = Elsewhere(tmp_path)
+    wrong = candidates.given("given", candidates.load("naive").gradient(problem))
+    list(streaming.check(Batch.of(problem), [wrong], HOW, case="x", team=team))
+    assert team.bytes < 2 * (2 * problem.logits.nbytes + problem.labels.nbytes)
+
+
+@pytest.mark.parametrize("rows", [1, 5, ROWS])
+@pytest.mark.parametrize("labels", [HARD, SOFT], ids=["hard", "soft"])
+def test_a_batch_is_told_from_others_as_a_problem_is(labels: Array, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (batches, problems):
+        monkeypatch.setattr(module, "LEAF", rows * CLASSES)
+    problem: Problem = make_problem(LOGITS, labels, "bfloat16", ["label_smoothing=0.1"])
+    batch = Batch.of(problem)
+    assert batch.digest() == problem.digest
+    others = [batch.take(np.arange(ROWS - 1)), batch.take(np.arange(1, ROWS))]
+    logits, classes = np.array(problem.logits), np.array(problem.labels)
+    logits[-1], classes[-1] = logits[0], classes[1]
+    others += [dataclasses.replace(batch, logits=logits), dataclasses.replace(batch, labels=classes)]
+    assert len({batch.digest(), *(other.digest() for other in others)}) == 5
 
 
 def test_the_results_of_each_problem() -> None:

@@ -19,11 +19,11 @@ from gradcheck.candidates import _function, _piece, frameworks
 from gradcheck.candidates._answers import Answer, Question, array_of, as_request, from_answer
 from gradcheck.candidates._command import Command
 from gradcheck.exceptions import CrashedError, MissingExtraError, UsageError
-from gradcheck.formats import Array, Format, of_dtype
+from gradcheck.formats import Array, Format, Int64, of_dtype
 from gradcheck.functions import TIMEOUT, Function
 from gradcheck.problem import Problem
 from gradcheck.processes import Process
-from gradcheck.stored import Rows, rows_of
+from gradcheck.stored import File, Rows, part, rows_of, seen
 
 __all__ = [
     "DEFAULT",
@@ -76,17 +76,32 @@ class Candidate:
     watched: bool = False
     again: Callable[[], Candidate] | None = field(default=None, compare=False, repr=False)
     """Makes it in another process; None where it cannot leave this one."""
-    gradient_format: Format | None = None
-    """That of its answers, where it is known before they are."""
+    given: Rows | None = field(default=None, compare=False, repr=False)
+    """Its gradient of the whole input, where that was computed elsewhere."""
 
     def __reduce__(self) -> tuple[object, ...]:
         if self.again is None:
             raise TypeError(f"{self.name} cannot leave the process that it was made in")
         return self.again, ()
 
+    @property
+    def gradient_format(self) -> Format | None:
+        """That of its answers, where it is known before they are."""
+        return None if self.given is None else of_dtype(self.given.dtype)
+
     def gradient(self, problem: Problem) -> Array:
         """The gradient alone."""
         return self.answer(problem).gradient
+
+    def seen_by(self, sees: Callable[[File], bool]) -> Candidate:
+        """The candidate, whose rows are sent where somebody does not see their file."""
+        return self if self.given is None else given(self.name, seen(self.given, sees))
+
+    def cut(self, numbers: Int64) -> Candidate:
+        """As much of the candidate as it takes for some rows of the input, by number, ascending."""
+        if self.given is None or len(self.given) <= numbers[-1]:
+            return self  # what is too short is told by what it answers
+        return given(self.name, part(self.given, numbers))
 
 
 def names() -> list[str]:
@@ -185,5 +200,4 @@ def given(name: str, gradient: Rows) -> Candidate:
             raise CrashedError(f"the gradient has shape {gradient.shape}, the logits {shape}")
         return Answer(gradient=rows_of(gradient, problem.whole.numbers))
 
-    again = functools.partial(given, name, gradient)
-    return Candidate(name=name, answer=answer, again=again, gradient_format=of_dtype(gradient.dtype))
+    return Candidate(name=name, answer=answer, again=functools.partial(given, name, gradient), given=gradient)
