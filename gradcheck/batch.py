@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -99,20 +99,17 @@ class Batch:
         """Rows, by their numbers in the input, in memory."""
         return self.cut(numbers).problem()
 
-    def digest(self, each: Callable[[Callable[[Cut], bytes], Iterable[Cut]], Iterable[bytes]] = map) -> str:
-        """Tells this batch from others, as a problem's digest does.
-
-        Args:
-            each: shares the reading of files among processes.
-        """
+    def digest(self, each: Each = map) -> str:
+        """Tells this batch from others, as a problem's digest does."""
         numbers = self.numbers(slice(None))
         loss = self.loss if self.chosen is None else tuple(option.take(numbers) for option in self.loss)
-        large = [array for array in (self.logits, self.labels) if array.ndim == 2]
-        # what would have to be sent is read here
-        shared = all(isinstance(array, Stored) and not array.shipped for array in large)
-        cuts = [self.cut(some) for some in pieces(numbers, LEAF // self.classes)]
-        leaves = cuts[0].arrays() if len(cuts) == 1 else (each if shared else map)(Cut.leaf, cuts)
-        return digest_of(self.format, loss, (self.rows, self.classes), leaves)
+        arrays = (self.logits, self.labels)
+        content: Iterable[Array | bytes]
+        if self.size <= LEAF or self.rows == 1:
+            content = (rows_of(array, numbers) for array in arrays)
+        else:
+            content = leaves(arrays, numbers, each)
+        return digest_of(self.format, loss, (self.rows, self.classes), content)
 
     @cached_property
     def _whole(self) -> Terms:
@@ -140,20 +137,43 @@ class Cut:
 
     def problem(self) -> Problem:
         """The rows as a part of the whole, in memory."""
-        logits, labels = self.arrays()
+        logits, labels = (rows_of(array, self.whole.numbers) for array in (self.logits, self.labels))
         try:
             found = Problem(logits=logits, labels=labels, format=self.format, loss=self.loss)
         except RowError as error:
             raise error.numbered(self.whole.numbers.tolist()) from None
         return found.within(self.whole)
 
-    def leaf(self) -> bytes:
-        """The digest of these rows, as a leaf of the batch's."""
-        return leaf_of(self.arrays())
 
-    def arrays(self) -> tuple[Array, Array]:
-        """Logits and labels, in memory."""
-        return rows_of(self.logits, self.whole.numbers), rows_of(self.labels, self.whole.numbers)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Leaf:
+    """The same rows of several arrays, not yet read."""
+
+    arrays: tuple[Rows, ...]
+    numbers: Int64
+
+    def digest(self) -> bytes:
+        return leaf_of(rows_of(array, self.numbers) for array in self.arrays)
+
+
+Each = Callable[[Callable[[_Leaf], bytes], Iterable[_Leaf]], Iterable[bytes]]
+"""Like `map`; it may share the reading of files among processes."""
+
+
+def leaves(arrays: Sequence[Rows], numbers: Int64, each: Each = map) -> Iterable[bytes]:
+    """Digests of rows of some arrays, by number, ascending: of so many rows at a time that they have `LEAF` components.
+
+    Args:
+        arrays: the first has the components that count.
+    """
+    wide = [array for array in arrays if array.ndim == 2]
+    # what would have to be sent is read here
+    shared = all(isinstance(array, Stored) and not array.shipped for array in wide)
+    tasks = (
+        _Leaf(arrays=tuple(part(array, some) for array in arrays), numbers=some)
+        for some in pieces(numbers, LEAF // arrays[0].shape[1])
+    )
+    return (each if shared else map)(_Leaf.digest, tasks)
 
 
 def pieces(numbers: Int64, rows: int) -> Iterator[Int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -60,6 +61,25 @@ def load(name: str) -> Function:
         hint = f"; it has {', '.join(near[:8])}" if near else ""
         raise UsageError(f"'{where}' has no function '{what}'{hint}")
     return Function(name=name, call=found, folder=folder)
+
+
+def file_of(name: str, folder: str) -> Path | None:
+    """The file that holds the function that `name` names, as far as that can be told without running anything.
+
+    Args:
+        folder: in which paths are relative, and modules are looked for, too.
+    """
+    where = name.rpartition(":")[0]
+    if where.endswith(".py"):
+        return Path(folder, where)
+    searched: list[str] | None = [folder, *sys.path]
+    spec = None
+    for end in range(1, where.count(".") + 2):
+        spec = importlib.machinery.PathFinder.find_spec(".".join(where.split(".")[:end]), searched)
+        searched = None if spec is None else spec.submodule_search_locations
+        if searched is None:
+            break
+    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
 
 
 @contextlib.contextmanager

@@ -409,12 +409,12 @@ class Problem:
     @cached_property
     def digest(self) -> str:
         """Tells this problem from others: over logits, labels, loss and format."""
-        rows = max(1, LEAF // self.classes)
-        starts = range(0, self.rows, rows)
-        leaves: Iterable[Array | bytes] = (self.logits, self.labels)
-        if len(starts) > 1:
-            leaves = (leaf_of((self.logits[n : n + rows], self.labels[n : n + rows])) for n in starts)
-        return digest_of(self.format, self.loss, self.logits.shape, leaves)
+        content: Iterable[Array | bytes] = (self.logits, self.labels)
+        if self.logits.size > LEAF and self.rows > 1:
+            step = max(1, LEAF // self.classes)
+            parts = (slice(first, first + step) for first in range(0, self.rows, step))
+            content = (leaf_of((self.logits[part], self.labels[part])) for part in parts)
+        return digest_of(self.format, self.loss, self.logits.shape, content)
 
     @cached_property
     def whole(self) -> Whole:

@@ -12,26 +12,33 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradcheck import checking, glance, merging, reference
-from gradcheck.batch import Batch, Cut, pieces
+from gradcheck import checking, glance, merging, reference, versions
+from gradcheck.batch import Batch, Cut, leaves, pieces
 from gradcheck.candidates import Candidate, computed
 from gradcheck.checking import Exactly, Found, How
+from gradcheck.checkpoint import NOTHING, Nothing
 from gradcheck.exceptions import CrashedError, NotApplicableError, UsageError
 from gradcheck.formats import Array, Format, Int64
 from gradcheck.metrics import Comparison, undecided
 from gradcheck.problem import Problem, RowStatus
+from gradcheck.reference import Settings
 from gradcheck.reference.engines import Each
 from gradcheck.reference.values import ExactGradient
 from gradcheck.results import Crashed, Judged, Outcome, Result, Screened, Verdict
 from gradcheck.screening import ClosedForm
 from gradcheck.tolerances import limits_of
 from gradcheck.workers import ALONE, Team
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SCREENED_FROM = 1 << 20
 """Components past which a batch is screened, unless it is said otherwise."""
@@ -90,12 +97,14 @@ def check(
     case: str,
     team: Team = ALONE,
     screening: Screening = Screening(),
+    journal: Nothing = NOTHING,
     on_row: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """One result for each candidate; where it is interrupted, of the parts that are done by then.
 
     Args:
         team: who does the work.
+        journal: keeps what is found of parts.
         on_row: called after each row, for whoever shows progress.
     """
     batch, candidates = batch.seen_by(team.sees), [one.seen_by(team.sees) for one in candidates]
@@ -104,10 +113,17 @@ def check(
     most = _PART_OF_CODE if watched else _SCREENED_TASK if screened else _PART
     numbers = batch.numbers(slice(None))
     parts = list(pieces(numbers, most // batch.classes))
+    digest = functools.cache(lambda: batch.digest(team.map))
+
+    def run() -> dict[str, str]:
+        asked = {"the input": digest(), **dict(_told(screening))}
+        return asked | _run(candidates, how) | {one.name: _identity(one, numbers, team) for one in candidates}
+
+    journal.begin(run, _KINDS)
     if len(parts) == 1 and not screened:
         problem = batch.problem(numbers)
         for found in checking.outcomes(problem, candidates, how, on_row=on_row, each=team.map):
-            yield _result(batch, case, how, found, problem.digest)
+            yield _result(batch, case, how, found, digest())
         return
     # what explains a failure is looked for once, where it is worst
     quick = dataclasses.replace(how, diagnosed=False, profiled=not screened)
@@ -123,10 +139,15 @@ def check(
     )
     # of few rows it is their classes that are shared
     few = len(parts) < 2 * team.jobs and not screened
-    judged = map(functools.partial(_judged, each=team.map), tasks) if few else team.map(_judged, tasks)
+    named = ((f"rows {part[0]} to {part[-1]}", task) for part, task in zip(parts, tasks, strict=True))
+    judged = (
+        journal.map(map, functools.partial(_judged, each=team.map), named)
+        if few
+        else journal.map(team.map, _judged, named)
+    )
     sums = [_Sum(how) for _ in candidates]
     first: list[Found] = []
-    interrupted, digest = False, ""
+    interrupted = False
     try:
         for part, of_part in zip(parts, judged, strict=True):
             first = first or of_part
@@ -143,7 +164,8 @@ def check(
                 facts = Screened(bound=outcome.decision.judged, differences=0, undecided=0, drawn=0, rows=0)
                 outcome = dataclasses.replace(outcome, screened=facts)
             try:
-                outcome = outcome if interrupted else _completed(batch, candidate, how, outcome, team, screening)
+                if not interrupted:
+                    outcome = _completed(batch, candidate, how, outcome, team, screening, journal)
             except KeyboardInterrupt:
                 interrupted = True
         unreached = batch.rows - one.rows
@@ -151,30 +173,91 @@ def check(
             outcome = dataclasses.replace(outcome, verdict=Verdict.INCONCLUSIVE)
         whole = dataclasses.replace(begun, outcome=outcome)
         # of what was interrupted there is nothing to compare, and the rest may take long to read
-        digest = digest or ("" if unreached else batch.digest(team.map))
-        yield _result(batch, case, how, whole, digest, unreached=unreached)
+        yield _result(batch, case, how, whole, "" if unreached else digest(), unreached=unreached)
     if interrupted:
         raise KeyboardInterrupt
 
 
+def _run(candidates: Iterable[Candidate], how: How) -> dict[str, str]:
+    """What results depend on besides the problems."""
+    asked = dict(_told(how))
+    return {
+        **versions.versions(),
+        "source": versions.source(),
+        **asked,
+        "candidates": ", ".join(one.name for one in candidates),
+    }
+
+
+def _told(settings: DataclassInstance) -> Iterator[tuple[str, str]]:
+    """Settings as texts, by name."""
+    for one in dataclasses.fields(settings):
+        value = getattr(settings, one.name)
+        if isinstance(value, Settings):
+            yield from _told(value)
+        else:
+            yield one.name.replace("_", "-"), value.name if isinstance(value, Format) else str(value)
+
+
+def _identity(candidate: Candidate, numbers: Int64, team: Team) -> str:
+    """What tells a candidate from others of its name: its gradient, or the files of its code."""
+    found = hashlib.sha256()
+    if candidate.given is not None and len(candidate.given) > numbers[-1]:
+        for leaf in leaves((candidate.given,), numbers, team.map):
+            found.update(leaf)
+    for path in candidate.sources:
+        with contextlib.suppress(OSError):
+            found.update(path.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
+
+
 def _completed(
-    batch: Batch, candidate: Candidate, how: How, outcome: Judged, team: Team, screening: Screening
+    batch: Batch,
+    candidate: Candidate,
+    how: How,
+    outcome: Judged,
+    team: Team,
+    screening: Screening,
+    journal: Nothing,
 ) -> Outcome:
     """The outcome with what is left to do when all parts are done."""
     found: Outcome = outcome
     if outcome.screened is not None:
-        found = _looked_at_again(batch, candidate, how, outcome, team, screening)
+        found = _looked_at_again(batch, candidate, how, outcome, team, screening, journal)
     if how.diagnosed and isinstance(found, Judged) and found.decision.failed:
         return _diagnosed(batch, candidate, how, found)
     return found
 
 
 def check_each(
-    problems: Iterable[tuple[str, Problem | None]], candidates: Sequence[Candidate], how: How, *, team: Team = ALONE
+    problems: Iterable[tuple[str, Problem | None]],
+    candidates: Sequence[Candidate],
+    how: How,
+    *,
+    team: Team = ALONE,
+    journal: Nothing = NOTHING,
+    cases: str = "",
 ) -> Iterator[list[Result]]:
-    """The results of each problem, by its name; none where there is no problem."""
-    tasks = (_Named(name=name, problem=problem, candidates=tuple(candidates), how=how) for name, problem in problems)
-    return team.map(_each, tasks)
+    """The results of each problem, by its name; none where there is no problem.
+
+    Args:
+        journal: keeps what is found of problems.
+        cases: which problems they are.
+    """
+
+    def run() -> dict[str, str]:
+        known = {one.name: _identity(one, np.arange(0), team) for one in candidates}
+        return {"the cases": cases} | _run(candidates, how) | known
+
+    journal.begin(run, _KINDS)
+    named = (
+        (
+            f"{name} {problem.format.name if problem else ''} {problem.digest if problem else ''}",
+            _Named(name=name, problem=problem, candidates=tuple(candidates), how=how),
+        )
+        for name, problem in problems
+    )
+    return journal.map(team.map, _each, named)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -335,7 +418,13 @@ def _confirm(closed: ClosedForm, exact: ExactGradient, places: Sequence[Int64]) 
 
 
 def _looked_at_again(
-    batch: Batch, candidate: Candidate, how: How, screened: Judged, team: Team, screening: Screening
+    batch: Batch,
+    candidate: Candidate,
+    how: How,
+    screened: Judged,
+    team: Team,
+    screening: Screening,
+    journal: Nothing,
 ) -> Outcome:
     """The outcome with central differences where the closed form leaves something open, or errors are largest."""
     places: dict[int, set[int]] = {row: set() for row in screened.decision.undecided_rows}
@@ -366,7 +455,11 @@ def _looked_at_again(
         )
         for group in groups
     )
-    found = list(team.map(_again, tasks))
+    named = (
+        (f"{candidate.name} again: {_short([(row, sorted(places[row])) for row in group.tolist()])}", task)
+        for group, task in zip(groups, tasks, strict=True)
+    )
+    found = list(journal.map(team.map, _again, named))
     before, after = (
         merging.merged(
             [
@@ -389,6 +482,10 @@ def _looked_at_again(
         rows=len(rows),
     )
     return dataclasses.replace(outcome, screened=facts)
+
+
+def _short(places: object) -> str:
+    return hashlib.sha256(repr(places).encode()).hexdigest()[:16]
 
 
 def _edges(rows: Int64, whole: int) -> list[int]:
@@ -440,6 +537,10 @@ def _each(task: _Named) -> list[Result]:
     if task.problem is None:
         return []
     return list(checking.check(task.problem, task.candidates, task.how, case=task.name))
+
+
+_KINDS: tuple[Any, ...] = (Found, _Closer, Result)
+"""What tasks find."""
 
 
 def _result(batch: Batch, case: str, how: How, found: Found, digest: str, unreached: int = 0) -> Result:

@@ -12,10 +12,10 @@ ROOT = Path(__file__).parent.parent / "gradcheck"
 # Each line may import from the lines above it, and from its own folder; docs/architecture.md draws the same house.
 FLOORS = (
     {"__init__", "exceptions", "exits"},
-    {"exact", "plugins", "functions", "writing"},
+    {"exact", "plugins", "functions", "writing", "versions"},
     {"formats"},
     {"stored"},
-    {"text", "problem", "distributions", "processes", "workers"},
+    {"text", "problem", "distributions", "processes", "workers", "checkpoint"},
     {"batch", "estimates", "closed_form", "losses", "files"},
     {"catalogue", "candidates", "reference"},
     {"screening", "tolerances", "fixtures"},

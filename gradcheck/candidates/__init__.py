@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from gradcheck import plugins
+from gradcheck import functions, plugins
 from gradcheck.candidates import _function, _piece, frameworks
 from gradcheck.candidates._answers import Answer, Question, array_of, as_request, from_answer
 from gradcheck.candidates._command import Command
@@ -53,10 +55,12 @@ class Running:
     Attributes:
         timeout: seconds that an answer may take.
         device: of a framework, by its own name for it.
+        folder: in which it runs, and in which its names are looked for; None is that of the process that loads it.
     """
 
     timeout: float = TIMEOUT
     device: str | None = None
+    folder: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout <= _LONGEST:
@@ -78,6 +82,8 @@ class Candidate:
     """Makes it in another process; None where it cannot leave this one."""
     given: Rows | None = field(default=None, compare=False, repr=False)
     """Its gradient of the whole input, where that was computed elsewhere."""
+    sources: tuple[Path, ...] = field(default=(), compare=False, repr=False)
+    """The files of its code, as far as its name tells."""
 
     def __reduce__(self) -> tuple[object, ...]:
         if self.again is None:
@@ -142,9 +148,14 @@ def _load(name: str, running: Running) -> Candidate:
 
 def _in_a_child(name: str, module: str, target: str | None, running: Running) -> Candidate:
     # one child serves all problems: frameworks take seconds to import
-    process = Process(name, module, {"target": target, "device": running.device}, running.timeout)
+    arguments = {"target": target, "device": running.device}
+    process = Process(name, module, arguments, running.timeout, running.folder)
+    source = None if target is None else functions.file_of(target, running.folder or os.getcwd())
     return Candidate(
-        name=name, answer=lambda problem: from_answer(name, process(**as_request(Question.of(problem)))), watched=True
+        name=name,
+        answer=lambda problem: from_answer(name, process(**as_request(Question.of(problem)))),
+        watched=True,
+        sources=() if source is None else (source,),
     )
 
 
@@ -181,9 +192,11 @@ def piece(name: str, running: Running) -> Function:
 
 def of_command(template: str, *, suffix: str, running: Running, gradient_dtype: str | None) -> Candidate:
     """A program; see `candidates._command`."""
-    command = Command(template, suffix=suffix, timeout=running.timeout, gradient_dtype=gradient_dtype)
+    command = Command(
+        template, suffix=suffix, timeout=running.timeout, folder=running.folder, gradient_dtype=gradient_dtype
+    )
     again = functools.partial(of_command, template, suffix=suffix, running=running, gradient_dtype=gradient_dtype)
-    return Candidate(name=template, answer=command.answer, watched=True, again=again)
+    return Candidate(name=template, answer=command.answer, watched=True, again=again, sources=command.sources)
 
 
 def computed(name: str, gradient: Callable[[Problem], Array]) -> Candidate:

@@ -8,8 +8,10 @@ with the loss options there, and writes the gradient of exactly that loss.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -40,13 +42,16 @@ class Command:
         template: the words, quoted as a shell would have them.
         suffix: of the files that are exchanged, .npy or .safetensors.
         timeout: seconds that the program may take.
+        folder: in which it runs; None is this process's own.
         gradient_dtype: what bit patterns of a gradient are.
 
     Raises:
         UsageError: where it has no place for one of the files.
     """
 
-    def __init__(self, template: str, *, suffix: str, timeout: float, gradient_dtype: str | None) -> None:
+    def __init__(
+        self, template: str, *, suffix: str, timeout: float, folder: str | None, gradient_dtype: str | None
+    ) -> None:
         try:
             self._words = shlex.split(template)
         except ValueError as error:
@@ -58,6 +63,16 @@ class Command:
                 '"./program {logits} {labels} {gradient}"'
             )
         self._suffix, self._timeout, self._gradient_dtype = suffix, timeout, gradient_dtype
+        self._folder = folder
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The program and the scripts among its words."""
+        folder, words = Path(self._folder or "."), self._words
+        program = shutil.which(words[0]) if os.sep not in words[0] else None
+        return tuple(
+            path for path in (Path(program or folder / words[0]), *map(folder.joinpath, words[1:])) if path.is_file()
+        )
 
     def answer(self, problem: Problem) -> Answer:
         """Runs it in a private folder that is gone afterwards.
@@ -102,10 +117,12 @@ class Command:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
+                cwd=self._folder,
                 start_new_session=True,  # so that it ends with whatever it has started
             )
         except OSError as error:
-            raise CrashedError(f"'{words[0]}' cannot be run: {error.strerror}") from None
+            where = "" if error.filename in (None, words[0]) else f" in '{error.filename}'"
+            raise CrashedError(f"'{words[0]}' cannot be run{where}: {error.strerror}") from None
         # what it leaves behind may hold the pipe open: nobody waits for its end
         tail = bytearray()
         listener = threading.Thread(target=_listen, args=(program.stdout, tail), daemon=True)

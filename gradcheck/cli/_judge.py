@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gradcheck import candidates, files, formats, tolerances
 from gradcheck.candidates import Candidate
 from gradcheck.checking import How
-from gradcheck.cli._options import Judging, Rule
+from gradcheck.checkpoint import NOTHING, Checkpoint, Nothing
+from gradcheck.cli._options import Judging, Reporting, Rule
 from gradcheck.exact import positive, whole
-from gradcheck.exceptions import UnknownNameError, UsageError
+from gradcheck.exceptions import UnknownNameError, UsageError, visible
 from gradcheck.reference import Settings
 from gradcheck.workers import ALONE, Team, Workers
 
@@ -53,6 +56,30 @@ def team_of(judging: Judging, notes: list[str]) -> Iterator[Team]:
                 notes.append(f"{died}; what was under way was done again")
 
 
+@contextmanager
+def journal_of(judging: Judging, reporting: Reporting, notes: list[str]) -> Iterator[Nothing]:
+    """What keeps what is done; what became of it is noted."""
+    if judging.checkpoint is None:
+        yield NOTHING
+        return
+    path = judging.checkpoint
+    others = [reporting.output, reporting.baseline, *(text.partition("=")[2] for text in reporting.report or [])]
+    if os.path.realpath(path) in {os.path.realpath(other) for other in others if other}:
+        raise UsageError(f"--checkpoint {path}: is a report's file, too; it is deleted at the end")
+
+    def told(count: int) -> None:
+        if not reporting.quiet:
+            parts = "1 part is" if count == 1 else f"{count:,} parts are"
+            print(f"{visible(path)}: {parts} done already; going on from there", file=sys.stderr)
+
+    with Checkpoint(path, told) as journal:
+        try:
+            yield journal
+        finally:
+            if journal.lost:
+                notes.append(f"{visible(path)}: nothing more could be kept there ({journal.lost})")
+
+
 def candidates_of(judging: Judging) -> list[Candidate]:
     """The implementations that are named.
 
@@ -61,7 +88,7 @@ def candidates_of(judging: Judging) -> list[Candidate]:
     """
     if judging.exchange not in files.exchanged():
         raise UnknownNameError("exchange format", judging.exchange, files.exchanged())
-    running = candidates.Running(timeout=judging.timeout, device=judging.device)
+    running = candidates.Running(timeout=judging.timeout, device=judging.device, folder=os.getcwd())
     if judging.device is not None and not judging.candidate:
         raise UsageError("--device goes with --candidate torch or jax")
     found = [candidates.load(name, running) for name in judging.candidate or []]

@@ -177,6 +177,15 @@ class Judging(Rule):
             min=1,
         ),
     ] = 1
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep what is done in a file, from which the same command goes on after whatever ended it; deleted "
+            "at the end.",
+            rich_help_panel=_JUDGED,
+            metavar="FILE",
+        ),
+    ] = None
     gradient_dtype: Annotated[
         str | None,
         typer.Option(

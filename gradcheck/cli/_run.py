@@ -38,12 +38,14 @@ def finish(
     reporting: Reporting,
     notes: Sequence[str] = (),
     rendering: Rendering | None = None,
+    finished: Callable[[], None] = lambda: None,
 ) -> None:
     """Takes the results as they come, writes the reports, and leaves with the exit code; also when interrupted.
 
     Args:
         notes: read when all results have come, so that they may grow with them.
         rendering: another than a report's own.
+        finished: called when all reports are written, unless it was interrupted.
     """
     from gradcheck import report as reports
     from gradcheck.results import Report
@@ -63,6 +65,7 @@ def finish(
     write(lambda name, style: rendering.render(name, report, style), reporting, ways)
     if interrupted:
         raise typer.Exit(exits.INTERRUPTED)
+    finished()
     raise typer.Exit(0 if reporting.exit_zero else exit_code(report))
 
 

@@ -26,7 +26,7 @@ def command(
     """Check candidates on logits from a file: .npy .npz .csv .tsv .json .jsonl."""
     from gradcheck import candidates, streaming
     from gradcheck.cli import _source
-    from gradcheck.cli._judge import candidates_of, how_of, team_of
+    from gradcheck.cli._judge import candidates_of, how_of, journal_of, team_of
 
     how, chosen = how_of(judging), candidates_of(judging)
     screening = streaming.Screening(wanted=scale.screen, certify=scale.certify, seed=source.seed or 0)
@@ -35,13 +35,16 @@ def command(
 
     def results() -> Iterator[Result]:
         with _run.Ticker(batch.rows, reporting) as tick, team_of(judging, notes) as team, _source.naming(name):
-            for result in streaming.check(batch, chosen, how, case=name, team=team, screening=screening, on_row=tick):
+            for result in streaming.check(
+                batch, chosen, how, case=name, team=team, screening=screening, journal=journal, on_row=tick
+            ):
                 yield dataclasses.replace(result, again=_again(logits, source, judging, scale, result.candidate))
 
     described: dict[str, object] = {"logits": logits}
     for group in (source, judging, scale):
         described |= dataclasses.asdict(group)
-    _run.finish(results(), described, reporting, notes)
+    with journal_of(judging, reporting, notes) as journal:
+        _run.finish(results(), described, reporting, notes, finished=journal.remove)
 
 
 def _again(
@@ -50,7 +53,10 @@ def _again(
     if logits == "-":
         return ""  # standard input is not there again
     words = ["check", *_options.path(logits), *_options.arguments(source)]
-    words += [*_options.arguments(judging, without=("candidate", "command", "jobs")), *_options.arguments(scale)]
+    words += [
+        *_options.arguments(judging, without=("candidate", "command", "jobs", "checkpoint")),
+        *_options.arguments(scale),
+    ]
     if candidate != source.gradient and candidate != "gradient in the file":
         words += _options.naming(judging, candidate)
     return _options.command_line(words)

@@ -27,25 +27,27 @@ def command(
 ) -> None:
     """Check candidates across the catalogue of extreme-logit cases."""
     from gradcheck import candidates, catalogue, formats, streaming
-    from gradcheck.cli._judge import candidates_of, how_of, team_of
+    from gradcheck.cli._judge import candidates_of, how_of, journal_of, team_of
 
     how = how_of(judging)
     chosen = candidates_of(judging) or [candidates.load(candidates.DEFAULT)]
     kinds = [formats.named(name) for name in dict.fromkeys(dtype or ["float32", "float64"])]
     selected = [(case, fmt) for case in catalogue.select(selection.case or [], selection.tag or []) for fmt in kinds]
+    cases = " ".join(f"{case.name}:{fmt.name}" for case, fmt in selected)
     notes: list[str] = []
 
     def results() -> Iterator[Result]:
         made = ((case.name, case.problem(fmt)) for case, fmt in selected)
         with _run.Ticker(len(selected), reporting) as tick, team_of(judging, notes) as team:
-            for found in streaming.check_each(made, chosen, how, team=team):
+            for found in streaming.check_each(made, chosen, how, team=team, journal=journal, cases=cases):
                 for result in found:
                     words = ["check", "--case", result.case, "--dtype", result.format.name]
                     words += _options.naming(judging, result.candidate)
-                    words += _options.arguments(judging, without=("candidate", "command", "jobs"))
+                    words += _options.arguments(judging, without=("candidate", "command", "jobs", "checkpoint"))
                     yield dataclasses.replace(result, again=_options.command_line(words))
                 tick()
 
     described = {"dtype": [fmt.name for fmt in kinds]}
     described |= dataclasses.asdict(selection) | dataclasses.asdict(judging)
-    _run.finish(results(), described, reporting, notes)
+    with journal_of(judging, reporting, notes) as journal:
+        _run.finish(results(), described, reporting, notes, finished=journal.remove)

@@ -40,14 +40,23 @@ class Process:
         name: what the user calls it.
         module: defines `implementation(**arguments)`, which returns a function of keywords.
         timeout: seconds that a start, or an answer, may take.
+        folder: in which it runs; None is this process's own.
 
     Raises:
         UsageError: where there is no such implementation.
         MissingExtraError: where it needs a package that is not installed.
     """
 
-    def __init__(self, name: str, module: str, arguments: Mapping[str, Any], timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        arguments: Mapping[str, Any],
+        timeout: float = TIMEOUT,
+        folder: str | None = None,
+    ) -> None:
         self.name, self._module, self._arguments, self._timeout = name, module, dict(arguments), timeout
+        self._folder = folder
         self._child: _Child | None = None
         self._unusable = ""
         self._lock = threading.Lock()
@@ -78,7 +87,10 @@ class Process:
             self._child = None
 
     def _start(self) -> None:
-        self._child = _Child()
+        try:
+            self._child = _Child(self._folder)
+        except FileNotFoundError:
+            raise CrashedError(f"{self.name} cannot be run in '{self._folder}': there is no such folder here") from None
         self._exchange({"module": self._module, "arguments": self._arguments})
 
     def _exchange(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,13 +124,14 @@ class Process:
 class _Child:
     """A running child: what is written to it, what it answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str | None) -> None:
         # the child ends when the writing end closes, whatever its code is doing
         alive, self._life = os.pipe()
         self._popen = subprocess.Popen(
             [sys.executable, "-c", _START, str(alive), json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            cwd=folder,
             pass_fds=(alive,),
             start_new_session=True,  # Ctrl-C is the parent's to answer
         )
