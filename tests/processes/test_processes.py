@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -294,3 +295,26 @@ def test_a_process_is_closed_with_its_owner(bad: Path) -> None:
     assert gone([pid])
     assert process(arguments=[np.zeros((1, 2))])["value"].tolist() == [[0.5, 0.5]]
     process.close()
+
+
+def test_code_is_found_and_run_where_it_was_named(
+    bad: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in another process, which works elsewhere: its names are relative to the folder that they were given in."""
+    (tmp_path / "inner.py").write_text("from bad import good")
+    script = "import sys, numpy, bad; numpy.save(sys.argv[3], bad.good(*map(numpy.load, sys.argv[1:3])))"
+    (tmp_path / "run.py").write_text(script)
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    here, gone = Running(folder=str(tmp_path)), Running(folder=str(tmp_path / "gone"))
+    command = f"{sys.executable} run.py {{logits}} {{labels}} {{gradient}}"
+
+    def of_command(running: Running) -> Candidate:
+        return candidates.of_command(command, suffix=".npy", running=running, gradient_dtype=None)
+
+    for candidate in (candidates.load("bad.py:good", here), candidates.load("inner:good", here), of_command(here)):
+        there = pickle.loads(pickle.dumps(candidate))
+        assert np.array_equal(there.gradient(PROBLEM), GOOD)
+        assert {path.name for path in there.sources} & {"bad.py", "inner.py", "run.py"}
+    for candidate in (candidates.load("bad.py:good", gone), of_command(gone)):
+        with pytest.raises(CrashedError, match="gone'"):
+            candidate.gradient(PROBLEM)
