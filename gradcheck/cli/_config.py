@@ -14,7 +14,8 @@ from gradcheck.exceptions import UnknownNameError, UsageError
 _PIECES = (field.name for field in dataclasses.fields(derive.Pieces))
 _REFUSED = {
     **dict.fromkeys(("candidate", "command", *_PIECES), "would run code"),
-    **dict.fromkeys(("output", "report"), "would write files"),
+    **dict.fromkeys(("output", "report", "checkpoint"), "would write files"),
+    "scheduler": "would take what another machine says for results",
     "exit_zero": "would hide what fails",
 }
 """What a file in some folder must not do unasked."""
