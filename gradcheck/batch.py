@@ -12,7 +12,6 @@ import numpy as np
 from gradcheck.exceptions import RowError
 from gradcheck.formats import Array, Format, Int64
 from gradcheck.problem import (
-    LEAF,
     LossOption,
     Problem,
     Stage,
@@ -23,8 +22,12 @@ from gradcheck.problem import (
     digest_of,
     folded,
     leaf_of,
+    leaf_rows,
 )
 from gradcheck.stored import File, Rows, Stored, part, rows_of, seen
+
+_READ = 1 << 20
+"""Components that are read at once where nothing but their bytes is of interest."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,7 +108,7 @@ class Batch:
         loss = self.loss if self.chosen is None else tuple(option.take(numbers) for option in self.loss)
         arrays = (self.logits, self.labels)
         content: Iterable[Array | bytes]
-        if self.size <= LEAF or self.rows == 1:
+        if leaf_rows(self.rows, self.classes) >= self.rows:
             content = (rows_of(array, numbers) for array in arrays)
         else:
             content = leaves(arrays, numbers, each)
@@ -153,7 +156,13 @@ class _Leaf:
     numbers: Int64
 
     def digest(self) -> bytes:
-        return leaf_of(rows_of(array, self.numbers) for array in self.arrays)
+        return leaf_of(
+            rows_of(array, some) for array in self.arrays for some in pieces(self.numbers, _READ // self.classes)
+        )
+
+    @property
+    def classes(self) -> int:
+        return self.arrays[0].shape[1]
 
 
 Each = Callable[[Callable[[_Leaf], bytes], Iterable[_Leaf]], Iterable[bytes]]
@@ -161,17 +170,17 @@ Each = Callable[[Callable[[_Leaf], bytes], Iterable[_Leaf]], Iterable[bytes]]
 
 
 def leaves(arrays: Sequence[Rows], numbers: Int64, each: Each = map) -> Iterable[bytes]:
-    """Digests of rows of some arrays, by number, ascending: of so many rows at a time that they have `LEAF` components.
+    """Digests of rows of some arrays, by number, ascending: of so many at a time as `leaf_rows` says.
 
     Args:
-        arrays: the first has the components that count.
+        arrays: the first one is (N, k).
     """
     wide = [array for array in arrays if array.ndim == 2]
     # what would have to be sent is read here
     shared = all(isinstance(array, Stored) and not array.shipped for array in wide)
     tasks = (
         _Leaf(arrays=tuple(part(array, some) for array in arrays), numbers=some)
-        for some in pieces(numbers, LEAF // arrays[0].shape[1])
+        for some in pieces(numbers, leaf_rows(len(numbers), arrays[0].shape[1]))
     )
     return (each if shared else map)(_Leaf.digest, tasks)
 

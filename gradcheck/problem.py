@@ -32,8 +32,8 @@ from gradcheck.stored import Rows
 
 _HEAVIEST = 1e290
 """Label weight of a row, with its scale, past which products with it overflow."""
-LEAF = 1 << 22
-"""Components past which a digest is one of the digests of parts, which processes can share."""
+_LEAF, _LEAVES = 1 << 22, 1 << 14
+"""Components past which a digest is one of the digests of parts, which processes can share; and most of those."""
 _FARTHEST, _FARTHEST_SQUARE = 1e300, 1e140
 """Transformed logits past which differences of them overflow, or their squares."""
 
@@ -410,8 +410,8 @@ class Problem:
     def digest(self) -> str:
         """Tells this problem from others: over logits, labels, loss and format."""
         content: Iterable[Array | bytes] = (self.logits, self.labels)
-        if self.logits.size > LEAF and self.rows > 1:
-            step = max(1, LEAF // self.classes)
+        step = leaf_rows(self.rows, self.classes)
+        if step < self.rows:
             parts = (slice(first, first + step) for first in range(0, self.rows, step))
             content = (leaf_of((self.logits[part], self.labels[part])) for part in parts)
         return digest_of(self.format, self.loss, self.logits.shape, content)
@@ -522,13 +522,19 @@ def digest_of(fmt: Format, loss: Sequence[LossOption], shape: tuple[int, ...], c
     """What tells problems apart: over the format, the loss, and logits and labels.
 
     Args:
-        content: logits and labels themselves; of more than `LEAF` components the digests of parts of so many.
+        content: logits and labels themselves, or the digests of parts of so many rows as `leaf_rows` says.
     """
     described = [fmt.name, *sorted(f"{option.name}={option.in_full}" for option in loss), str(shape)]
     found = hashlib.sha256("\n".join(described).encode())
     for part in content:
         found.update(part if isinstance(part, bytes) else _bits(part))
     return found.hexdigest()[:32]
+
+
+def leaf_rows(rows: int, classes: int) -> int:
+    """How many rows make a part of which a digest is taken."""
+    part = max(1, _LEAF // classes)
+    return part * max(1, math.ceil(rows / part / _LEAVES))
 
 
 def leaf_of(arrays: Iterable[Array]) -> bytes:

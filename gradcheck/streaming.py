@@ -51,6 +51,8 @@ _PART_OF_CODE = 1 << 18
 """The same where code is asked whose start may take longer than its answer."""
 _SCREENED_TASK, _SCREENED_PART = 1 << 22, 1 << 17
 """Components that are screened in one task, and at a time: what fits into a processor's cache."""
+_TASKS = 1 << 14
+"""Tasks that a batch is cut into, at most: more of them, and whoever gives them out is what all others wait for."""
 _KEPT = 64
 """Outcomes of parts that are kept before they are put together."""
 _DRAWN_IN_A_ROW = 256
@@ -112,7 +114,8 @@ def check(
     screened = screening.of(batch, candidates, how)
     most = _PART_OF_CODE if watched else _SCREENED_TASK if screened else _PART
     numbers = batch.numbers(slice(None))
-    parts = list(pieces(numbers, most // batch.classes))
+    rows = max(1, most // batch.classes)
+    parts = list(pieces(numbers, rows * math.ceil(batch.rows / rows / _TASKS)))
     digest = functools.cache(lambda: batch.digest(team.map))
 
     def run() -> dict[str, str]:
@@ -127,7 +130,7 @@ def check(
         return
     # what explains a failure is looked for once, where it is worst
     quick = dataclasses.replace(how, diagnosed=False, profiled=not screened)
-    step = (_SCREENED_PART if screened and not watched else most) // batch.classes
+    step = max(1, _SCREENED_PART // batch.classes) if screened and not watched else rows
     tasks = (
         _Task(
             cuts=tuple(batch.cut(some) for some in pieces(part, step)),

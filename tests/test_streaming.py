@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradcheck import batch as batches
 from gradcheck import candidates, files, losses, stored, streaming, tolerances
 from gradcheck import problem as problems
 from gradcheck.batch import Batch
@@ -73,6 +72,7 @@ def alike(one: Result, other: Result) -> None:
     """The same but for where errors are drawn, which parts tell more coarsely, and the last digits of the loss."""
     assert one.judged is not None
     assert other.judged is not None
+    assert dict(one.judged.profile.histogram) == dict(other.judged.profile.histogram)
     values = [one.judged.loss, other.judged.loss]
     plain = [
         dataclasses.replace(judged, profile=Profile(), loss=None, diagnosis=()) for judged in (one.judged, other.judged)
@@ -80,11 +80,12 @@ def alike(one: Result, other: Result) -> None:
     assert plain[0] == plain[1]
     assert dataclasses.replace(one, outcome=plain[0]) == dataclasses.replace(other, outcome=plain[0])
     assert [type(loss) for loss in values].count(float) in (0, 2)
+    if values == [None, None]:
+        return
     sizes = [
         loss if isinstance(loss, float) or loss is None else math.copysign(loss.log2(), loss.man) for loss in values
     ]
     assert sizes[0] == pytest.approx(sizes[1], rel=1e-12)
-    assert dict(one.judged.profile.histogram) == dict(other.judged.profile.histogram)
 
 
 @pytest.mark.parametrize("labels", [HARD, SOFT], ids=["hard", "soft"])
@@ -102,6 +103,48 @@ def test_parts_are_the_whole(loss: list[str], labels: Array, parts: int) -> None
     (whole,) = check(problem, [wrong], HOW, case="x")
     assert whole.verdict is Verdict.FAIL
     alike(of(Batch.of(problem), wrong), whole)
+
+
+@pytest.mark.parametrize("name", ["given", "shifted", "code"])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_tasks_grow_with_the_batch(wanted: bool, name: str, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is asked at a time does not."""
+    problem = make_problem(LOGITS, HARD, "float32", ["reduction=mean"])
+    asked = []
+
+    def function(logits: Array, labels: Array) -> Array:
+        asked.append(len(logits))
+        return candidates.load("shifted").gradient(make_problem(logits, labels, "float32"))
+
+    chosen = {
+        "given": candidates.given("given", candidates.load("naive").gradient(problem)),
+        "shifted": candidates.load("shifted"),
+        "code": candidates.of_function(Function(name="code", call=function)),
+    }[name]
+    screening = Screening(wanted=wanted, certify=0)
+    before = of(Batch.of(problem), chosen, screening)
+    rows = sorted(asked)
+    asked.clear()
+    monkeypatch.setattr(streaming, "_TASKS", 2)
+    monkeypatch.setattr(problems, "_LEAF", parts * CLASSES)
+    monkeypatch.setattr(problems, "_LEAVES", 2)
+    team = Counted()
+    (after,) = streaming.check(Batch.of(problem), [chosen], HOW, case="x", team=team, screening=screening)
+    alike(before, dataclasses.replace(after, digest=before.digest))
+    assert after.digest == Batch.of(problem).digest() == dataclasses.replace(problem).digest
+    assert sorted(asked) == rows
+    assert team.tasks <= 2
+
+
+class Counted(Alone):
+    """Counts the parts that it is given."""
+
+    tasks = 0
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            self.tasks += function is streaming._judged
+            yield function(item)
 
 
 @pytest.mark.parametrize("screening", [Screening(), Screening(wanted=True, certify=4)], ids=["differences", "screened"])
@@ -390,8 +433,7 @@ def test_what_is_sent_is_no_more_than_is_needed(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("rows", [1, 5, ROWS])
 @pytest.mark.parametrize("labels", [HARD, SOFT], ids=["hard", "soft"])
 def test_a_batch_is_told_from_others_as_a_problem_is(labels: Array, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (batches, problems):
-        monkeypatch.setattr(module, "LEAF", rows * CLASSES)
+    monkeypatch.setattr(problems, "_LEAF", rows * CLASSES)
     problem: Problem = make_problem(LOGITS, labels, "bfloat16", ["label_smoothing=0.1"])
     batch = Batch.of(problem)
     assert batch.digest() == problem.digest
