@@ -138,6 +138,13 @@ class Cut:
         """How many there are."""
         return len(self.whole.numbers)
 
+    def pieces(self, rows: int) -> Iterator[Cut]:
+        """The same in pieces of so many rows, one at least."""
+        for places in pieces(np.arange(self.rows), rows):
+            loss = tuple(option.take(places) for option in self.loss)
+            whole = dataclasses.replace(self.whole, numbers=self.whole.numbers[places])
+            yield dataclasses.replace(self, loss=loss, whole=whole)
+
     def problem(self) -> Problem:
         """The rows as a part of the whole, in memory."""
         logits, labels = (rows_of(array, self.whole.numbers) for array in (self.logits, self.labels))

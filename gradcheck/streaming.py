@@ -133,7 +133,8 @@ def check(
     step = max(1, _SCREENED_PART // batch.classes) if screened and not watched else rows
     tasks = (
         _Task(
-            cuts=tuple(batch.cut(some) for some in pieces(part, step)),
+            cut=batch.cut(part),
+            rows=step,
             candidates=tuple(one.cut(part) for one in candidates),
             how=quick,
             screened=screened,
@@ -265,20 +266,22 @@ def check_each(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Task:
-    """A part to check, in pieces of which one is in memory at a time."""
+    """A part to check, in pieces of so many rows, of which one is in memory at a time."""
 
-    cuts: tuple[Cut, ...]
+    cut: Cut
+    rows: int
     candidates: tuple[Candidate, ...]
     how: How
     screened: bool
 
 
 def _judged(task: _Task, each: Each = map) -> list[Found]:
+    cuts = list(task.cut.pieces(task.rows))
     if task.screened:
-        found = [[_screened(cut.problem(), candidate, task.how) for candidate in task.candidates] for cut in task.cuts]
+        found = [[_screened(cut.problem(), candidate, task.how) for candidate in task.candidates] for cut in cuts]
     else:
-        found = [list(checking.outcomes(cut.problem(), task.candidates, task.how, each=each)) for cut in task.cuts]
-    sizes = [cut.rows for cut in task.cuts]
+        found = [list(checking.outcomes(cut.problem(), task.candidates, task.how, each=each)) for cut in cuts]
+    sizes = [cut.rows for cut in cuts]
     return [
         dataclasses.replace(of_one[0], outcome=_Sum.of(task.how, [one.outcome for one in of_one], sizes))
         for of_one in zip(*found, strict=True)
