@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradcheck import candidates, losses, streaming, tolerances
+from gradcheck import candidates, losses, stored, streaming, tolerances
 from gradcheck.batch import Batch
 from gradcheck.candidates import Candidate
 from gradcheck.checking import How, check
@@ -269,6 +269,9 @@ class Stopped:
             if number == self.after:
                 raise KeyboardInterrupt
             yield function(item)
+
+    def sees(self, file: stored.File) -> bool:
+        return True
 
 
 @pytest.mark.parametrize("wanted", [False, True])

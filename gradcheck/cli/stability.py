@@ -42,7 +42,7 @@ def command(
                 for result in found:
                     words = ["check", "--case", result.case, "--dtype", result.format.name]
                     words += _options.naming(judging, result.candidate)
-                    words += _options.arguments(judging, without=("candidate", "command", "jobs"))
+                    words += _options.arguments(judging, without=("candidate", "command", "jobs", "scheduler"))
                     yield dataclasses.replace(result, again=_options.command_line(words))
                 tick()
 
