@@ -1,7 +1,7 @@
 """A dask cluster as a team: many machines, or processes of this one that dask starts.
 
-A task goes to the scheduler as bytes that only a worker reads, and its answer comes back as bytes. Versions are compared
-before: results must not depend on who has found them.
+A task goes to the scheduler as bytes that only a worker reads, and its answer comes back as bytes. Versions are
+compared before: results must not depend on who has found them.
 """
 
 from __future__ import annotations
@@ -179,10 +179,8 @@ def _connected(address: Any) -> Iterator[Any]:
 def _started(count: int) -> Iterator[Any]:
     """A cluster of so many processes; they are gone when the block is left, and so is what they have started."""
     import distributed
-    import psutil
 
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gradcheck-", ignore_cleanup_errors=True))
+    with tempfile.TemporaryDirectory(prefix="gradcheck-", ignore_cleanup_errors=True) as folder:
         with _masked():
             cluster = distributed.LocalCluster(
                 n_workers=0,
@@ -194,29 +192,28 @@ def _started(count: int) -> Iterator[Any]:
                 memory_limit=0,
                 local_directory=folder,
             )
-        children: list[Any] = []
-
-        def end() -> None:
-            for child in children:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
-
-        stack.callback(end)
-        stack.callback(_closed, cluster)
-        cluster.scale(count)
         try:
+            cluster.scale(count)
             yield cluster
         finally:
-            # what their processes have started must be found while they live
+            # dask would wait for what they are doing
             for nanny in list(cluster.workers.values()):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    worker = psutil.Process(nanny.pid)
-                    children += [*worker.children(recursive=True), worker]
+                nanny.auto_restart = False
+                if nanny.pid is not None:
+                    _kill(nanny.pid)
+            with contextlib.suppress(Exception):
+                cluster.close(timeout=_LEAVE)
 
 
-def _closed(cluster: Any) -> None:
-    with contextlib.suppress(Exception):
-        cluster.close(timeout=_LEAVE)
+def _kill(pid: int) -> None:
+    """Ends a process, and all that it has started."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in (*process.children(recursive=True), process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 @contextlib.contextmanager
@@ -522,7 +519,9 @@ class _Shared(Executor):
             except WorkersError as found:
                 return found
         if isinstance(error, CancelledError):
-            return WorkersError(f"the cluster at {self._address} has dropped what was under way: its scheduler has gone")
+            return WorkersError(
+                f"the cluster at {self._address} has dropped what was under way: its scheduler has gone"
+            )
         return WorkersError(f"the cluster at {self._address} gave a task back: {type(error).__name__}: {error}")
 
     def _watch(self) -> None:

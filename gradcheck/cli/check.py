@@ -50,7 +50,10 @@ def _again(
     if logits == "-":
         return ""  # standard input is not there again
     words = ["check", *_options.path(logits), *_options.arguments(source)]
-    words += [*_options.arguments(judging, without=("candidate", "command", "jobs", "scheduler")), *_options.arguments(scale)]
+    words += [
+        *_options.arguments(judging, without=("candidate", "command", "jobs", "scheduler")),
+        *_options.arguments(scale),
+    ]
     if candidate != source.gradient and candidate != "gradient in the file":
         words += _options.naming(judging, candidate)
     return _options.command_line(words)
