@@ -77,7 +77,6 @@ def joined(address: str, jobs: int | None, forget: Callable[[], None] | None = N
         WorkersError: where nobody answers, or somebody has other versions.
     """
     try:
-        import dask
         import distributed
     except ModuleNotFoundError:
         raise MissingExtraError("--scheduler", "dask", "distributed") from None
@@ -86,7 +85,7 @@ def joined(address: str, jobs: int | None, forget: Callable[[], None] | None = N
         stack.enter_context(warnings.catch_warnings())
         # what differs is told once, by us
         warnings.simplefilter("ignore", distributed.versions.VersionMismatchWarning)
-        stack.enter_context(dask.config.set({"distributed.admin.large-graph-warning-threshold": 1 << 62}))
+        warnings.filterwarnings("ignore", "Sending large graph")
         if address == LOCAL:
             count = jobs or _processors()
             client = stack.enter_context(_connected(stack.enter_context(_started(count))))
@@ -187,7 +186,8 @@ def _started(count: int) -> Iterator[Any]:
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
                 silence_logs=logging.CRITICAL + 1,
                 memory_limit=0,
                 local_directory=folder,
@@ -256,16 +256,17 @@ def _workers(client: Any) -> list[str]:
 
 def _run(client: Any, function: Callable[..., Any], *arguments: object) -> dict[str, Any]:
     """What a function returns in every worker, or its exception."""
-    try:
-        found: dict[str, Any] = client.sync(_asked, client, function, *arguments)
-    except Exception as error:
-        raise WorkersError(f"the cluster's workers do not answer within {_PATIENCE:g} s") from error
+    found: dict[str, Any] = client.sync(_asked, client, function, *arguments)
     return found
 
 
 async def _asked(client: Any, function: Callable[..., Any], *arguments: object) -> dict[str, Any]:
-    asked = client.run(function, *arguments, on_error="return")
-    replies: dict[str, Any] = await asyncio.wait_for(asked, _PATIENCE)
+    try:
+        replies = await asyncio.wait_for(client.run(function, *arguments, on_error="return"), _PATIENCE)
+    except Exception as error:
+        raise WorkersError(
+            f"the cluster's workers do not answer within {_PATIENCE:g} s ({type(error).__name__})"
+        ) from error
     # a worker that has just gone is nobody's trouble
     return {address: reply for address, reply in replies.items() if not isinstance(reply, OSError)}
 
@@ -348,16 +349,13 @@ async def _compare(client: Any, versions: _Versions) -> None:
     """
     faults: dict[str, str] = {}
     for name, here in versions:
-        try:
-            if name == _SOURCE:
-                replies = await _asked(client, _source)
-            elif name == _PYTHON:
-                replies = await _asked(client, platform.python_version)
-                replies = {address: _minor(str(reply)) for address, reply in replies.items()}
-            else:
-                replies = await _asked(client, pkgutil.resolve_name, f"{_MODULES[name]}:__version__")
-        except TimeoutError:
-            raise WorkersError(f"the cluster's workers do not answer within {_PATIENCE:g} s") from None
+        if name == _SOURCE:
+            replies = await _asked(client, _source)
+        elif name == _PYTHON:
+            replies = await _asked(client, platform.python_version)
+            replies = {address: _minor(str(reply)) for address, reply in replies.items()}
+        else:
+            replies = await _asked(client, pkgutil.resolve_name, f"{_MODULES[name]}:__version__")
         for address, there in replies.items():
             if there != here:
                 faults.setdefault(address, _fault(name, None if isinstance(there, Exception) else there, here))
