@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 
 from gradcheck import __version__, candidates, cluster
-from gradcheck.exceptions import GradcheckError, WorkersError
+from gradcheck.exceptions import GradcheckError, InputError, WorkersError
 from gradcheck.stored import File
 from tests.cli import test_jobs
 from tests.cli.test_jobs import CLASSES, ROWS_OF_PART, WORDS, Start
@@ -246,6 +246,25 @@ def test_results_come_in_order_from_all_workers(shared: Cluster) -> None:
         nested = [(number, *team.map(itself, range(3))) for number in team.map(itself, range(4))]
         assert nested == [(number, 0, 1, 2) for number in range(4)]
     assert team.lost == 0
+
+
+def test_a_cluster_keeps_nothing_that_nobody_waits_for(shared: Cluster, tmp_path: Path) -> None:
+    def items() -> Iterator[int]:
+        yield from range(5)
+        raise InputError("no more")
+
+    with (
+        cluster.joined(shared.address, None) as team,
+        distributed.Client(shared.address, set_as_default=False) as client,
+    ):
+        assert list(team.map(itself, range(9))) == list(range(9))
+        wait_for(lambda: not any(client.has_what().values()), "results to be dropped")
+        with pytest.raises(InputError):
+            list(team.map(functools.partial(waits, folder=tmp_path), items()))
+        wait_for(lambda: sum(map(len, client.processing().values())) <= 3, "tasks to be dropped")
+        (tmp_path / "go").touch()
+        wait_for(lambda: not any(client.processing().values()), "the cluster to be idle")
+        assert len(list(tmp_path.glob("*.begun"))) <= 3
 
 
 def test_tasks_of_one_process_take_turns(shared: Cluster) -> None:
@@ -527,7 +546,11 @@ def test_all_workers_go(clusters: Callable[..., Cluster], tmp_path: Path, impati
     assert team.lost == 2
 
 
-def test_others_come_in_their_place(clusters: Callable[..., Cluster], tmp_path: Path) -> None:
+def test_others_come_in_their_place(
+    clusters: Callable[..., Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # who has gone since is seen when the work ends
+    monkeypatch.setattr(cluster, "_LOOK", 60.0)
     one = clusters(1)
     with cluster.joined(one.address, None) as team:
         found = team.map(functools.partial(waits, folder=tmp_path), range(9))
