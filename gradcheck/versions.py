@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
-import importlib.util
+import pkgutil
 from pathlib import Path
 
-PACKAGES = ("gradcheck", "numpy", "mpmath", "ml_dtypes", "flint")
-"""By the names under which they are imported; those that are not installed compute nothing."""
+MODULES = {
+    "gradcheck": "gradcheck",
+    "numpy": "numpy",
+    "mpmath": "mpmath",
+    "ml_dtypes": "ml_dtypes",
+    "python-flint": "flint",
+}
+"""The package that is imported, by the name under which it is installed."""
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """The version of each package as it is imported here."""
-    found = [name for name in PACKAGES if importlib.util.find_spec(name) is not None]
-    return {name: importlib.import_module(name).__version__ for name in found}
+    """The version of each package, as it is imported here; one that is not installed computes nothing."""
+    found = {}
+    for name, module in MODULES.items():
+        try:
+            found[name] = str(pkgutil.resolve_name(f"{module}:__version__"))
+        except ImportError:
+            continue
+    return found
 
 
 @functools.cache
 def source() -> str:
-    """A digest of the program's own source: while it is worked on, versions tell nothing."""
+    """Tells programs of one version apart, while they are worked on: a digest of this one's own source."""
     root = Path(__file__).parent
-    content = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        content.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return content.hexdigest()[:16]
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:16]

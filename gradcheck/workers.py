@@ -65,7 +65,7 @@ class Alone:
         return map(function, items)
 
     def sees(self, file: File) -> bool:
-        """Yes."""
+        """It is this process that has opened it."""
         return True
 
 
@@ -80,10 +80,17 @@ class Workers:
 
     Args:
         start: begins an executor for so many jobs, which is shut down without waiting.
+        sees: whether all of them can read a file; those on this machine can.
     """
 
-    def __init__(self, jobs: int, start: Callable[[int], Executor] | None = None) -> None:
+    def __init__(
+        self,
+        jobs: int,
+        start: Callable[[int], Executor] | None = None,
+        sees: Callable[[File], bool] = lambda _: True,
+    ) -> None:
         self.jobs, self.lost = jobs, 0
+        self._sees = sees
         self._start = start or _Processes
         self._executor: Executor | None = None
 
@@ -136,8 +143,8 @@ class Workers:
                 future.cancel()
 
     def sees(self, file: File) -> bool:
-        """Yes, on one machine."""
-        return True
+        """Whether all of them can read this file."""
+        return self._sees(file)
 
     def end(self) -> None:
         """Ends every worker, whatever it is doing."""
@@ -291,7 +298,7 @@ def _work(pipe: Connection) -> None:
         assert parent is not None
         threading.Thread(target=_watch, args=(parent.sentinel,), daemon=True).start()
         while True:
-            pipe.send_bytes(_answer(pipe.recv_bytes()))
+            pipe.send_bytes(answered(pipe.recv_bytes(), "a worker process"))
     except (_Ended, EOFError, OSError):
         pass
     finally:
@@ -300,18 +307,19 @@ def _work(pipe: Connection) -> None:
         atexit._run_exitfuncs()
 
 
-def _answer(message: bytes) -> Any:
+def answered(task: bytes, where: str) -> bytes:
+    """The answer to a task, both pickled: whether it was done, and what it returned or raised."""
     try:
-        function, arguments, keywords = ForkingPickler.loads(message)
-        return ForkingPickler.dumps((True, function(*arguments, **keywords)))
+        function, arguments, keywords = ForkingPickler.loads(task)
+        return bytes(ForkingPickler.dumps((True, function(*arguments, **keywords)), 5))
     except _Ended:
         raise
     except BaseException as error:
-        error.add_note(f"In a worker process:\n{traceback.format_exc()}")
+        error.add_note(f"In {where}:\n{traceback.format_exc()}")
         try:
-            return ForkingPickler.dumps((False, error))
+            return bytes(ForkingPickler.dumps((False, error), 5))
         except Exception:
-            return ForkingPickler.dumps((False, RuntimeError("\n".join(traceback.format_exception_only(error)))))
+            return bytes(ForkingPickler.dumps((False, RuntimeError("\n".join(traceback.format_exception_only(error))))))
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "Running",
     "array_of",
     "computed",
+    "forget",
     "given",
     "load",
     "names",
@@ -129,6 +130,11 @@ def load(name: str, running: Running = Running()) -> Candidate:
 def _kept(name: str, running: Running) -> Candidate:
     # a worker process keeps one child for all its tasks
     return load(name, running)
+
+
+def forget() -> None:
+    """Ends what worker processes keep: one that lives on may be asked about other code of the same name."""
+    _kept.cache_clear()
 
 
 def _load(name: str, running: Running) -> Candidate:

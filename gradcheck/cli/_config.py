@@ -15,7 +15,7 @@ _PIECES = (field.name for field in dataclasses.fields(derive.Pieces))
 _REFUSED = {
     **dict.fromkeys(("candidate", "command", *_PIECES), "would run code"),
     **dict.fromkeys(("output", "report", "checkpoint"), "would write files"),
-    "scheduler": "would take what another machine says for results",
+    "scheduler": "would have others run code, and run what they answer",
     "exit_zero": "would hide what fails",
 }
 """What a file in some folder must not do unasked."""

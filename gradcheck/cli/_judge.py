@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from gradcheck import candidates, files, formats, tolerances
 from gradcheck.candidates import Candidate
@@ -44,16 +44,32 @@ def how_of(judging: Judging) -> How:
 @contextmanager
 def team_of(judging: Judging, notes: list[str]) -> Iterator[Team]:
     """Who does the work, for as long as it takes; what became of workers that died is noted."""
-    if judging.jobs == 1:
+    if judging.scheduler is None and judging.jobs in (None, 1):
         yield ALONE
         return
-    with Workers(judging.jobs) as team:
+    with _workers(judging) as team:
         try:
             yield team
         finally:
+            team.end()
             if team.lost:
-                died = "a worker process was killed" if team.lost == 1 else f"worker processes died {team.lost} times"
-                notes.append(f"{died}; what was under way was done again")
+                notes.append(_loss(team.lost, judging))
+
+
+def _workers(judging: Judging) -> AbstractContextManager[Workers]:
+    if judging.scheduler is None:
+        return Workers(judging.jobs or 1)
+    from gradcheck import cluster
+
+    return cluster.joined(judging.scheduler, judging.jobs, candidates.forget)
+
+
+def _loss(count: int, judging: Judging) -> str:
+    if judging.scheduler is not None:
+        lost = "a worker of the cluster was lost" if count == 1 else f"{count} workers of the cluster were lost"
+        return f"{lost}; what was under way there was done again"
+    died = "a worker process was killed" if count == 1 else f"worker processes died {count} times"
+    return f"{died}; what was under way was done again"
 
 
 @contextmanager

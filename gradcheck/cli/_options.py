@@ -169,14 +169,23 @@ class Judging(Rule):
         typer.Option(help="Name the N worst components of each result.", rich_help_panel=_JUDGED, metavar="N", min=0),
     ] = 0
     jobs: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="Processes that share the work; the results do not depend on how many there are.",
+            help="Processes that share the work; the results do not depend on how many there are. Default: 1, with "
+            "--scheduler local one for each CPU.",
             rich_help_panel=_JUDGED,
             metavar="N",
             min=1,
         ),
-    ] = 1
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="A dask cluster, as tcp://HOST:PORT, that shares the work instead; local starts one here.",
+            rich_help_panel=_JUDGED,
+            metavar="URL",
+        ),
+    ] = None
     checkpoint: Annotated[
         str | None,
         typer.Option(
@@ -213,6 +222,10 @@ class Judging(Rule):
             metavar="NAME",
         ),
     ] = "mpmath"
+
+
+NOT_AGAIN = ("candidate", "command", "jobs", "scheduler", "checkpoint")
+"""Options of `Judging` that a command which shows one result again has in another way, or does without."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,7 @@ def _again(
         return ""  # standard input is not there again
     words = ["check", *_options.path(logits), *_options.arguments(source)]
     words += [
-        *_options.arguments(judging, without=("candidate", "command", "jobs", "checkpoint")),
+        *_options.arguments(judging, without=_options.NOT_AGAIN),
         *_options.arguments(scale),
     ]
     if candidate != source.gradient and candidate != "gradient in the file":

@@ -43,7 +43,7 @@ def command(
                 for result in found:
                     words = ["check", "--case", result.case, "--dtype", result.format.name]
                     words += _options.naming(judging, result.candidate)
-                    words += _options.arguments(judging, without=("candidate", "command", "jobs", "checkpoint"))
+                    words += _options.arguments(judging, without=_options.NOT_AGAIN)
                     yield dataclasses.replace(result, again=_options.command_line(words))
                 tick()
 

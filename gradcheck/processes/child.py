@@ -39,7 +39,10 @@ def main() -> None:
             answer = _failure(error)
         if os.getpid() != own:
             os._exit(0)  # a copy that the user's code has made of this process
-        send(answers, answer)
+        try:
+            send(answers, answer)
+        except BrokenPipeError:
+            os._exit(0)  # nobody is there to hear it
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

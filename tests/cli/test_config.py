@@ -55,6 +55,7 @@ def test_the_nearest_file_counts(settings: Path, program: Program) -> None:
         ('output = "/etc/passwd"', "output would write files"),
         ('report = ["json=x.json"]', "report would write files"),
         ('checkpoint = "/etc/passwd"', "checkpoint would write files"),
+        ('scheduler = "local"', "scheduler would have others run code"),
         ("exit-zero = true", "exit-zero would hide what fails"),
         ('tolerence = "ulp:4"', "'tolerence'; did you mean 'tolerance'?"),
         ("tolerance = {a = 1}", "tolerance is neither text, a number"),
