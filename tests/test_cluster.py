@@ -27,7 +27,7 @@ import distributed
 import numpy as np
 import pytest
 
-from gradcheck import __version__, candidates, cluster, versions
+from gradcheck import __version__, candidates, cluster, stored, versions
 from gradcheck.exceptions import GradcheckError, InputError, WorkersError
 from gradcheck.stored import File
 from tests.cli import test_jobs
@@ -182,8 +182,25 @@ def dumped(folder: Path) -> list[str]:
     return ["check", str(folder / "dump.npz"), "--no-screen", "--engine", "flint"]
 
 
-def test_a_dump_is_found_alike(shared: Cluster, program: Program, tmp_path: Path) -> None:
-    same(shared, program, dumped(tmp_path), code=1)
+@pytest.mark.parametrize("lies", ["in memory", "where workers read it", "where they do not see it"])
+def test_a_dump_is_found_alike(
+    lies: str, shared: Cluster, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, sent = dumped(tmp_path), []
+
+    class Counted(cluster._Call):
+        def __init__(self, payload: bytes) -> None:
+            super().__init__(payload)
+            sent.append(len(payload))
+
+    monkeypatch.setattr(cluster, "_Call", Counted)
+    if lies != "in memory":
+        monkeypatch.setattr(stored, "LARGE", 1 << 20)
+    if lies == "where they do not see it":
+        monkeypatch.setattr(cluster, "_look", lambda path: None)
+    same(shared, program, words, code=1)
+    size = 2 * 120 * CLASSES * 4  # logits and gradient
+    assert sum(sent) < size / 20 if lies == "where workers read it" else size < sum(sent) < 1.1 * size
 
 
 def test_cases_are_found_alike(shared: Cluster, program: Program) -> None:
