@@ -112,7 +112,8 @@ class Batch:
             content = (rows_of(array, numbers) for array in arrays)
         else:
             content = leaves(arrays, numbers, each)
-        return digest_of(self.format, loss, (self.rows, self.classes), content)
+        whole = Whole.of(self._whole, numbers)
+        return digest_of(self.format, loss, (self.rows, self.classes), content, part_of=whole)
 
     @cached_property
     def _whole(self) -> Terms:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import functools
 import io
 import json
 import os
 import time
+import types
 import typing
 import zlib
 from collections import deque
@@ -24,7 +26,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from gradcheck import formats, writing
-from gradcheck.exceptions import InputError
+from gradcheck.exceptions import GradcheckError, InputError
 from gradcheck.formats import Format
 
 _Item = TypeVar("_Item")
@@ -33,8 +35,8 @@ _Found = TypeVar("_Found")
 _KIND = "gradcheck checkpoint 1"
 _SAFE = 1.0
 """Seconds after which what was written is safe from the machine's end, too; from the process's end it always is."""
-_LONGEST = 1 << 28
-"""Bytes of a line."""
+_LONGEST, _LONGEST_HEAD = 1 << 28, 1 << 22
+"""Bytes of a line, and of the first."""
 _PLAIN = (bool, int, float, str)
 
 
@@ -49,6 +51,7 @@ class Nothing:
         each: Callable[[Callable[[_Item], _Found], Iterable[_Item]], Iterable[_Found]],
         function: Callable[[_Item], _Found],
         tasks: Iterable[tuple[str, _Item]],
+        lasts: Callable[[_Found], bool] = lambda found: True,
     ) -> Iterator[_Found]:
         """What every task finds."""
         return iter(each(function, (item for _, item in tasks)))
@@ -76,14 +79,19 @@ class Checkpoint(Nothing):
     def __init__(self, path: str, on_known: Callable[[int], None] = lambda count: None) -> None:
         self.path, self.lost, self._on_known = path, "", on_known
         self._places: dict[str, int] = {}
+        self._roots: tuple[type, ...] = ()
         self._kinds: dict[str, type] = {}
         self._stream: BinaryIO | None = None
         self._end: io.FileIO | None = None
         self._synced = time.monotonic()
-        if not os.path.isdir(folder := os.path.dirname(os.path.realpath(path))):
+        if not os.path.basename(path):
+            raise InputError(f"'{path}' names no file; a checkpoint needs one")
+        # a link is followed once: at the end it is its target that is deleted
+        self._target = os.path.realpath(path)
+        if not os.path.isdir(folder := os.path.dirname(self._target)):
             raise InputError(f"{path}: there is no folder '{folder}'")
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise InputError(f"{path}: is no file")
+        if os.path.lexists(self._target) and not os.path.isfile(self._target):
+            raise InputError(f"{path}: is no plain file, which a checkpoint is; give it another name")
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -105,15 +113,16 @@ class Checkpoint(Nothing):
         Raises:
             InputError: where it is of another run.
         """
-        self._kinds, now = _reachable(kinds), dict(run())
-        there = os.path.exists(self.path)
-        if not there or not os.path.getsize(self.path):
-            writing.replace(self.path, _line([_KIND, now]), new=not there)
+        self._roots = tuple(kinds)
+        self._kinds, now = _reachable(self._roots), dict(run())
+        there = os.path.exists(self._target)
         try:
+            if not there or not os.path.getsize(self._target):
+                writing.replace(self._target, _line([_KIND, now]), new=not there)
             # what is written is not buffered: it is there, or it is not
-            self._end = open(self.path, "ab", buffering=0)  # noqa: SIM115 - both are open as long as this is
+            self._end = open(self._target, "ab", buffering=0)  # noqa: SIM115 - both are open as long as this is
             _lock(self._end, self.path)
-            self._stream = open(self.path, "rb")  # noqa: SIM115
+            self._stream = open(self._target, "rb")  # noqa: SIM115
             self._read(now)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be used ({error.strerror})") from None
@@ -123,12 +132,14 @@ class Checkpoint(Nothing):
         each: Callable[[Callable[[_Item], _Found], Iterable[_Item]], Iterable[_Found]],
         function: Callable[[_Item], _Found],
         tasks: Iterable[tuple[str, _Item]],
+        lasts: Callable[[_Found], bool] = lambda found: True,
     ) -> Iterator[_Found]:
         """What every task finds, in order: from the file, or else by `function`, and then the file has it, too.
 
         Args:
             each: like `map`.
             tasks: each with a name of its own in this run.
+            lasts: whether something is kept.
         """
         names: deque[tuple[str, bool]] = deque()
 
@@ -141,23 +152,33 @@ class Checkpoint(Nothing):
         for found in each(function, missing()):
             while names[0][1]:
                 yield self._known(names.popleft()[0])
-            self._keep(names.popleft()[0], found)
+            name, _ = names.popleft()
+            if lasts(found):
+                self._keep(name, found)
             yield found
         while names:
             yield self._known(names.popleft()[0])
 
     def remove(self) -> None:
         """Deletes the file: the run is at its end."""
-        if self._stream is not None:
+        if self._end is None:
+            return
+        try:
+            if os.path.samestat(os.stat(self._target), os.fstat(self._end.fileno())):
+                os.unlink(self._target)
+        except OSError:
+            # in a folder where nothing can be deleted; what is empty is as good as new
             with contextlib.suppress(OSError):
-                os.unlink(self.path)
+                self._end.truncate(0)
 
     def _read(self, run: Mapping[str, str]) -> None:
         assert self._stream is not None
-        first = self._entry()
-        if not isinstance(first, list) or first[:1] != [_KIND] or not isinstance(first[-1], dict):
-            raise InputError(f"{self.path}: is no checkpoint of this version of gradcheck, and is left as it is")
-        was = first[-1]
+        kind, was = self._entry(_LONGEST_HEAD) or ("", None)
+        if kind != _KIND or not isinstance(was, dict):
+            raise InputError(
+                f"{self.path}: is no checkpoint of this version of gradcheck, and is left as it is. Another name "
+                "begins a new one"
+            )
         apart = [name for name in dict.fromkeys([*was, *run]) if was.get(name) != run.get(name)]
         if apart:
             told = [f"{name} was {_short(was.get(name))}, now {_short(run.get(name))}" for name in apart[:3]]
@@ -167,21 +188,25 @@ class Checkpoint(Nothing):
             )
         end = self._stream.tell()
         while (entry := self._entry()) is not None:
-            self._places[entry[0]] = end
+            name, _ = entry
+            self._places[name] = end
             end = self._stream.tell()
         if self._places:
             self._on_known(len(self._places))
         assert self._end is not None
         self._end.truncate(end)
 
-    def _entry(self) -> Any:
-        """What the next line holds; None where the file ends, or its last line was not written to the end."""
+    def _entry(self, longest: int = _LONGEST) -> tuple[str, Any] | None:
+        """What the next line holds, by name; None where the file ends, or its last line was not written to the end."""
         assert self._stream is not None
         place = self._stream.tell()
-        line = self._stream.readline(_LONGEST)
+        line = self._stream.readline(longest)
         try:
             if line.endswith(b"\n") and line[:9] == _sum(line[9:-1]):
-                return json.loads(line[9:])
+                match json.loads(line[9:]):
+                    case [str() as name, found]:
+                        return name, found
+                raise InputError(f"{self.path}: its entry at byte {place} cannot be understood")
         except (ValueError, RecursionError):
             pass
         if place and self._stream.read(1):
@@ -192,15 +217,22 @@ class Checkpoint(Nothing):
     def _known(self, name: str) -> Any:
         assert self._stream is not None
         self._stream.seek(self._places[name])
+        entry = self._entry()
         try:
-            return _decoded(self._entry()[1], self._kinds)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+            assert entry is not None
+            found = _decoded(entry[1], self._kinds)
+            if all(isinstance(one, self._roots) for one in (found if isinstance(found, list) else [found])):
+                return found
+            raise TypeError("no task finds that")
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, GradcheckError):
             raise InputError(f"{self.path}: what it holds of {name} cannot be understood") from None
 
     def _keep(self, name: str, found: object) -> None:
         if self._end is None or self.lost:
             return
         line, place = memoryview(_line([name, _encoded(found)])), os.fstat(self._end.fileno()).st_size
+        if len(line) > _LONGEST:
+            return
         try:
             while line:
                 line = line[self._end.write(line) :]
@@ -298,6 +330,35 @@ def _decoded(value: Any, kinds: Mapping[str, type]) -> Any:
             return tuple(_decoded(one, kinds) for one in content)
         case "dict":
             return {_decoded(key, kinds): _decoded(one, kinds) for key, one in content}
-    if dataclasses.is_dataclass(kinds[kind]):
-        return kinds[kind](**{name: _decoded(one, kinds) for name, one in content[0].items()})
-    return kinds[kind](*content)
+    if not dataclasses.is_dataclass(kinds[kind]):
+        return kinds[kind](*content)
+    (given,) = content
+    fields = {name: _decoded(one, kinds) for name, one in given.items()}
+    hints = _hints(kinds[kind])
+    if not all(_fits(found, hints[name]) for name, found in fields.items()):
+        raise TypeError(f"no {kind}")
+    return kinds[kind](**fields)
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type that a field is said to have."""
+    kind, inner = typing.get_origin(hint), typing.get_args(hint)
+    if kind in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if kind is tuple:
+        each = (inner[0],) * len(value) if isinstance(value, tuple) and inner[-1] is Ellipsis else inner
+        return isinstance(value, tuple) and len(value) == len(each) and all(map(_fits, value, each))
+    if kind is list:
+        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
+    if kind is not None and issubclass(kind, Mapping):
+        return isinstance(value, dict) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
+    if hint is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return hint is Any or isinstance(value, types.NoneType if hint is None else hint)

@@ -139,11 +139,15 @@ def _quiet() -> Iterator[None]:
 def _connected(address: Any) -> Iterator[Any]:
     """A client of a scheduler, or of a cluster that was started here."""
     import distributed
+    from distributed.comm.addressing import get_address_host_port
 
     made: Future[Any] = Future()
 
     def make() -> None:
         try:
+            if isinstance(address, str):
+                # a client that is not made to its end waits for itself
+                get_address_host_port(address)
             made.set_result(distributed.Client(address, timeout=_ANSWER, set_as_default=False))
         except BaseException as error:
             made.set_exception(error)

@@ -414,7 +414,7 @@ class Problem:
         if step < self.rows:
             parts = (slice(first, first + step) for first in range(0, self.rows, step))
             content = (leaf_of((self.logits[part], self.labels[part])) for part in parts)
-        return digest_of(self.format, self.loss, self.logits.shape, content)
+        return digest_of(self.format, self.loss, self.logits.shape, content, part_of=self.whole)
 
     @cached_property
     def whole(self) -> Whole:
@@ -518,13 +518,23 @@ def check_names(loss: Sequence[LossOption]) -> None:
         raise InputError(f"a loss option is given twice: {', '.join(names)}")
 
 
-def digest_of(fmt: Format, loss: Sequence[LossOption], shape: tuple[int, ...], content: Iterable[Array | bytes]) -> str:
+def digest_of(
+    fmt: Format,
+    loss: Sequence[LossOption],
+    shape: tuple[int, ...],
+    content: Iterable[Array | bytes],
+    *,
+    part_of: Whole,
+) -> str:
     """What tells problems apart: over the format, the loss, and logits and labels.
 
     Args:
         content: logits and labels themselves, or the digests of parts of so many rows as `leaf_rows` says.
+        part_of: what the rows have from others that are not here.
     """
     described = [fmt.name, *sorted(f"{option.name}={option.in_full}" for option in loss), str(shape)]
+    if part_of.rows != shape[0]:
+        described.append(f"{part_of.divisor} {part_of.empty} {part_of.zeta}")
     found = hashlib.sha256("\n".join(described).encode())
     for part in content:
         found.update(part if isinstance(part, bytes) else _bits(part))

@@ -119,7 +119,9 @@ def check(
     digest = functools.cache(lambda: batch.digest(team.map))
 
     def run() -> dict[str, str]:
-        asked = {"the input": digest(), **dict(_told(screening))}
+        asked = {"the input": digest(), "--screen": str(screened)}
+        if screened:
+            asked |= {"--certify": str(screening.certify), "--seed": str(screening.seed)}
         return asked | _run(candidates, how) | {one.name: _identity(one, numbers, team) for one in candidates}
 
     journal.begin(run, _KINDS)
@@ -145,9 +147,9 @@ def check(
     few = len(parts) < 2 * team.jobs and not screened
     named = ((f"rows {part[0]} to {part[-1]}", task) for part, task in zip(parts, tasks, strict=True))
     judged = (
-        journal.map(map, functools.partial(_judged, each=team.map), named)
+        journal.map(map, functools.partial(_judged, each=team.map), named, _lasts)
         if few
-        else journal.map(team.map, _judged, named)
+        else journal.map(team.map, _judged, named, _lasts)
     )
     sums = [_Sum(how) for _ in candidates]
     first: list[Found] = []
@@ -182,6 +184,12 @@ def check(
         raise KeyboardInterrupt
 
 
+def _lasts(found: Sequence[Found | Result] | _Closer) -> bool:
+    """Whether it would be found again: code that has crashed may not crash where it is asked another time."""
+    outcomes = [found.after] if isinstance(found, _Closer) else [one.outcome for one in found]
+    return not any(isinstance(outcome, Crashed) for outcome in outcomes)
+
+
 def _run(candidates: Iterable[Candidate], how: How) -> dict[str, str]:
     """What results depend on besides the problems."""
     asked = dict(_told(how))
@@ -193,6 +201,10 @@ def _run(candidates: Iterable[Candidate], how: How) -> dict[str, str]:
     }
 
 
+_OPTIONS = {"flush": "ftz", "gradient_format": "gradient-dtype", "step_log2": "step"}
+"""What the command line calls fields that have another name."""
+
+
 def _told(settings: DataclassInstance) -> Iterator[tuple[str, str]]:
     """Settings as texts, by name."""
     for one in dataclasses.fields(settings):
@@ -200,19 +212,22 @@ def _told(settings: DataclassInstance) -> Iterator[tuple[str, str]]:
         if isinstance(value, Settings):
             yield from _told(value)
         else:
-            yield one.name.replace("_", "-"), value.name if isinstance(value, Format) else str(value)
+            text = value.name if isinstance(value, Format) else "auto" if value is None else str(value)
+            yield f"--{_OPTIONS.get(one.name, one.name)}", text
 
 
 def _identity(candidate: Candidate, numbers: Int64, team: Team) -> str:
-    """What tells a candidate from others of its name: its gradient, or the files of its code."""
-    found = hashlib.sha256()
-    if candidate.given is not None and len(candidate.given) > numbers[-1]:
-        for leaf in leaves((candidate.given,), numbers, team.map):
-            found.update(leaf)
+    """What tells a candidate from others of its name: its gradient, or the files of its code, and how that is run."""
+    found, given = hashlib.sha256(), candidate.given
+    if given is not None:
+        found.update(f"{given.dtype} {given.shape}".encode())
+        if len(given) > numbers[-1]:
+            for leaf in leaves((given,), numbers, team.map):
+                found.update(leaf)
     for path in candidate.sources:
         with contextlib.suppress(OSError):
             found.update(path.read_bytes() + b"\0")
-    return found.hexdigest()[:16]
+    return f"{found.hexdigest()[:16]} {candidate.terms}".strip()
 
 
 def _completed(
@@ -261,7 +276,7 @@ def check_each(
         )
         for name, problem in problems
     )
-    return journal.map(team.map, _each, named)
+    return journal.map(team.map, _each, named, _lasts)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -465,7 +480,7 @@ def _looked_at_again(
         (f"{candidate.name} again: {_short([(row, sorted(places[row])) for row in group.tolist()])}", task)
         for group, task in zip(groups, tasks, strict=True)
     )
-    found = list(journal.map(team.map, _again, named))
+    found = list(journal.map(team.map, _again, named, _lasts))
     before, after = (
         merging.merged(
             [

@@ -21,7 +21,7 @@ def replace(path: str | Path, content: bytes, *, was: bytes | None = None, new: 
     Raises:
         InputError: where it cannot be written, or another program has changed it or is changing it.
     """
-    target = Path(path).resolve()
+    target = Path(os.path.realpath(path))  # which takes no circle of links for an error: the next line does
     try:
         if target.exists() and not target.is_file():
             target.write_bytes(content)  # a device or a pipe has no place beside it

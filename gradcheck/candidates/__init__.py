@@ -63,6 +63,11 @@ class Running:
     device: str | None = None
     folder: str | None = None
 
+    @property
+    def terms(self) -> str:
+        """As a reader would call them."""
+        return f"timeout {self.timeout:g} s, device {self.device or 'its own'}"
+
     def __post_init__(self) -> None:
         if not 0 < self.timeout <= _LONGEST:
             raise UsageError(f"a timeout is from 0 to {_LONGEST:g} seconds, not {self.timeout:g}")
@@ -85,6 +90,8 @@ class Candidate:
     """Its gradient of the whole input, where that was computed elsewhere."""
     sources: tuple[Path, ...] = field(default=(), compare=False, repr=False)
     """The files of its code, as far as its name tells."""
+    terms: str = field(default="", compare=False, repr=False)
+    """What else its answers may depend on."""
 
     def __reduce__(self) -> tuple[object, ...]:
         if self.again is None:
@@ -162,6 +169,7 @@ def _in_a_child(name: str, module: str, target: str | None, running: Running) ->
         answer=lambda problem: from_answer(name, process(**as_request(Question.of(problem)))),
         watched=True,
         sources=() if source is None else (source,),
+        terms=running.terms,
     )
 
 
@@ -202,7 +210,14 @@ def of_command(template: str, *, suffix: str, running: Running, gradient_dtype: 
         template, suffix=suffix, timeout=running.timeout, folder=running.folder, gradient_dtype=gradient_dtype
     )
     again = functools.partial(of_command, template, suffix=suffix, running=running, gradient_dtype=gradient_dtype)
-    return Candidate(name=template, answer=command.answer, watched=True, again=again, sources=command.sources)
+    return Candidate(
+        name=template,
+        answer=command.answer,
+        watched=True,
+        again=again,
+        sources=command.sources,
+        terms=f"{running.terms}, files {suffix}",
+    )
 
 
 def computed(name: str, gradient: Callable[[Problem], Array]) -> Candidate:

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
@@ -24,6 +25,7 @@ from gradcheck import files
 from gradcheck.candidates._answers import Answer, Question
 from gradcheck.exceptions import CrashedError, InputError, NotApplicableError, UsageError, visible
 from gradcheck.files import Layout
+from gradcheck.functions import file_of
 from gradcheck.problem import Problem
 from gradcheck.processes import end, ending
 
@@ -67,12 +69,12 @@ class Command:
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        """The program and the scripts among its words."""
+        """The program, and the scripts and modules among its words."""
         folder, words = Path(self._folder or "."), self._words
         program = shutil.which(words[0]) if os.sep not in words[0] else None
-        return tuple(
-            path for path in (Path(program or folder / words[0]), *map(folder.joinpath, words[1:])) if path.is_file()
-        )
+        modules = [file_of(f"{name}:", str(folder)) for flag, name in pairwise(words) if flag == "-m"]
+        named = [Path(program or folder / words[0]), *map(folder.joinpath, words[1:]), *modules]
+        return tuple(path for path in named if path is not None and path.is_file())
 
     def answer(self, problem: Problem) -> Answer:
         """Runs it in a private folder that is gone afterwards.

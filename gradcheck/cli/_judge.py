@@ -79,7 +79,12 @@ def journal_of(judging: Judging, reporting: Reporting, notes: list[str]) -> Iter
         yield NOTHING
         return
     path = judging.checkpoint
-    others = [reporting.output, reporting.baseline, *(text.partition("=")[2] for text in reporting.report or [])]
+    others = [
+        reporting.output,
+        reporting.baseline,
+        os.environ.get("GITHUB_STEP_SUMMARY"),
+        *(text.partition("=")[2] for text in reporting.report or []),
+    ]
     if os.path.realpath(path) in {os.path.realpath(other) for other in others if other}:
         raise UsageError(f"--checkpoint {path}: is a report's file, too; it is deleted at the end")
 
