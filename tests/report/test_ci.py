@@ -16,11 +16,13 @@ from tests.conftest import Program
 
 
 def test_junit_is_read_by_junitparser(program: Program, tmp_path: Path) -> None:
-    out = program("stability", "--candidate", "naive", "--candidate", "shifted", "--format", "junit").out
+    saved = tmp_path / "saved.json"
+    words = ["--candidate", "naive", "--candidate", "shifted", "--report", f"json={saved}"]
+    out = program("stability", *words, "--format", "junit").out
     xml = JUnitXml.fromfile(io.BytesIO(out.encode()))
     names = [(case.classname, case.name) for suite in xml for case in suite]
     assert len(names) == len(set(names)) == xml.tests
-    known = json.loads(program("stability", "--candidate", "naive", "--candidate", "shifted", "--format", "json").out)
+    known = json.loads(saved.read_text())
     assert (xml.failures, xml.errors) == (known["summary"]["fail"], 0)
 
 
