@@ -631,7 +631,9 @@ def interrupted(start: Start, folder: Path, *words: str) -> list[int]:
     code, out, err = family.end()
     assert (code, err) == (130, "")
     (result,) = json.loads(out)["results"]
-    assert (result["verdict"], result["judged"]) == ("inconclusive", 3 * ROWS_OF_PART * CLASSES)
+    assert result["verdict"] == "inconclusive"
+    # of the three parts before them the last may have been on its way
+    assert result["judged"] in [parts * ROWS_OF_PART * CLASSES for parts in (1, 2, 3)]
     assert json.loads(out)["notes"] == ["interrupted before the end"]
     return pids
 
