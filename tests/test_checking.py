@@ -148,6 +148,25 @@ def test_an_exact_tie_ends_inconclusive() -> None:
     assert judged(problem, np.zeros((1, 2)), "stable").verdict is Verdict.PASS
 
 
+@pytest.mark.parametrize("error", [5e-323, 1e-300, 1e-190, 0.5])
+@pytest.mark.parametrize("tolerance", ["ulp:1", "rel:1e-3"])
+def test_what_is_exactly_0_leaves_nothing_undecided(error: float, tolerance: str) -> None:
+    """A row of one class, and a masked class: both exact values are 0, without uncertainty."""
+    for problem in (
+        make_problem([[3.0]], [0]),
+        make_problem([[3.0, 1.0]], [0], loss=["mask=1,0"]),
+    ):
+        gradient = np.zeros((1, problem.classes))
+        assert judged(problem, gradient, tolerance).verdict is Verdict.PASS
+        gradient[0, -1] = error
+        assert judged(problem, gradient, tolerance).verdict is Verdict.FAIL
+
+
+def test_a_wrong_gradient_where_every_row_is_ignored_is_explained_without_a_warning() -> None:
+    problem = make_problem([[1.0, 2.0]], [-1], "float32", ["ignore_index=-1", "z_loss=1", "reduction=sum"])
+    assert judged(problem, np.ones((1, 2), np.float32)).verdict is Verdict.FAIL
+
+
 def test_ignored_rows_are_exactly_0() -> None:
     problem = make_problem([[math.nan, 0.0], [1.0, 2.0]], [-1, 0], "float32", ["ignore_index=-1"])
     good = candidates.load("shifted").gradient(problem)

@@ -267,6 +267,8 @@ def _other_z_losses(view: View) -> Iterator[Base]:
     plain = own.q.sum(axis=1, keepdims=True)
     added = own.weight - plain
     kept = view.judged
+    if not kept.any():
+        return
     means: tuple[tuple[Array, str], ...] = (
         (
             np.full_like(added, added[kept].mean()),

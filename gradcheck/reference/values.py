@@ -209,7 +209,8 @@ def values_in_units(
     over = (np.ldexp(2.0, exponent) - size) - beyond <= uncertainty
     least, most = np.maximum(size - uncertainty, 0.0), np.minimum(size + uncertainty, np.finfo(np.float64).max)
     lowest = np.where(under, np.where(least > 0, np.minimum(np.frexp(least)[1] - 1, exponent - 1), -(10**6)), exponent)
-    highest = np.where(over, np.maximum(np.frexp(most)[1] - 1, exponent + 1), exponent)
+    reached = np.where(most > 0, np.frexp(most)[1] - 1, -(10**6))
+    highest = np.where(over, np.maximum(reached, exponent + 1), exponent)
     ulp_log2, ulp_most_log2 = (
         np.maximum(bound + unit_log2, fmt.emin) - fmt.precision + 1 for bound in (lowest, highest)
     )

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
+import json
 import os
 import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import typer
 
 from gradcheck import files, fixtures, losses, tolerances
 from gradcheck.batch import Batch
 from gradcheck.checkpoint import Checkpoint
+from gradcheck.cli import _config, app
 from gradcheck.exceptions import GradcheckError
 from gradcheck.formats import FORMATS
 from gradcheck.report import _restored, _saved
+from gradcheck.results import Result
+from tests.fuzzing import drawn
 
 Target = Callable[[bytes], None]
 
 _KEEPER = tempfile.TemporaryDirectory(prefix="fuzzing-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
 _FOLDER = Path(_KEEPER.name)
+_RUN = {"the input": "abc"}
 _SMALL = 20_000
 """Components up to which what was read is also made a problem of."""
 
@@ -36,6 +44,7 @@ def _written(content: bytes, name: str) -> Path:
 
 def reader(suffix: str) -> Target:
     """A file of logits, as it comes and with what bit patterns need, and the problem that it holds."""
+    importlib.import_module(f"gradcheck.files.{suffix}")  # now, so that its coverage guides
 
     def read(content: bytes) -> None:
         path = str(_written(content, f"logits.{suffix}"))
@@ -82,32 +91,54 @@ def loss(content: bytes) -> None:
 
 def checkpoint(content: bytes) -> None:
     """A checkpoint, and a task that it may hold."""
-    from gradcheck.results import Result
-
     path = _written(content, "checkpoint")
     with contextlib.suppress(GradcheckError), Checkpoint(str(path)) as journal:
-        journal.begin(lambda: {"the input": "abc"}, [Result])
+        journal.begin(lambda: _RUN, [Result])
         list(journal.map(map, int, [("task", 0)]))
 
 
+def members(content: bytes) -> None:
+    """An archive whose members are these bytes, a length of two bytes before each: what no blind change would make."""
+    out, stream = io.BytesIO(), io.BytesIO(content)
+    with zipfile.ZipFile(out, "w") as archive:
+        for name in ("logits.npy", "labels.npy", "gradient.npy", "weight.npy", "mask.npy"):
+            head = stream.read(2)
+            if len(head) < 2:
+                break
+            archive.writestr(name, stream.read(struct.unpack("<H", head)[0]))
+    reader("npz")(out.getvalue())
+
+
+def entries(content: bytes) -> None:
+    """A checkpoint whose checksums are right, of the run that asks for it: each line is what one part found."""
+    head = json.dumps(["gradcheck checkpoint 1", _RUN]).encode()
+    checkpoint(b"".join(b"%08x %s\n" % (zlib.crc32(line), line) for line in (head, *content.split(b"\n"))))
+
+
+def config(content: bytes) -> None:
+    """A pyproject.toml in the current folder."""
+    _written(content, "pyproject.toml").replace(_FOLDER / "pyproject.toml")
+    with contextlib.chdir(_FOLDER), contextlib.suppress(GradcheckError):
+        _config.defaults(_COMMAND)
+
+
+def command_lines(content: bytes) -> None:
+    """The words of a command line, drawn by these bytes."""
+    with contextlib.chdir(_FOLDER):
+        drawn.said.hypothesis.fuzz_one_input(content)  # type: ignore[attr-defined]
+
+
+_COMMAND = typer.main.get_command(app)
 TARGETS: dict[str, Target] = {
     **{suffix: reader(suffix) for suffix in files.names()},
+    "members": members,
     "fixture": fixture,
     "saved": saved,
     "tolerance": tolerance,
     "loss": loss,
     "checkpoint": checkpoint,
+    "entries": entries,
+    "config": config,
+    "problems": drawn.known.hypothesis.fuzz_one_input,  # type: ignore[attr-defined]
+    "command-lines": command_lines,
 }
-
-
-def zipped(content: bytes) -> bytes:
-    """An archive of these bytes as the members that they describe: a length of two bytes before each."""
-    out, names = io.BytesIO(), ("logits.npy", "labels.npy", "gradient.npy", "weight.npy")
-    stream = io.BytesIO(content)
-    with zipfile.ZipFile(out, "w") as archive:
-        for name in names:
-            head = stream.read(2)
-            if len(head) < 2:
-                break
-            archive.writestr(name, stream.read(struct.unpack("<H", head)[0]))
-    return out.getvalue()

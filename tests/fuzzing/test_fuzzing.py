@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzzing import targets
+from tests.fuzzing import drawn, targets
 from tests.fuzzing.targets import TARGETS
 
 CORPUS = Path(__file__).parent / "corpus"
-SEEDS = {name: sorted((CORPUS / name).iterdir()) for name in TARGETS}
+SEEDS = {folder.name: sorted(folder.iterdir()) for folder in sorted(CORPUS.iterdir())}
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +53,7 @@ def mutations(draw: st.DrawFn, name: str) -> bytes:
     return content
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", SEEDS)
 def test_what_is_near_the_corpus(name: str) -> None:
     @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(content=mutations(name))
@@ -60,6 +61,12 @@ def test_what_is_near_the_corpus(name: str) -> None:
         TARGETS[name](content)
 
     tried()
+
+
+@pytest.mark.parametrize("tried", [drawn.known, drawn.said])
+def test_what_is_drawn(tried: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(targets._FOLDER)
+    settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))(tried)()
 
 
 def test_a_target_that_breaks_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
