@@ -2,15 +2,15 @@
 
     pip install atheris && python -m tests.fuzzing TARGET [SECONDS] [libFuzzer's options]
 
-It begins with `tests/fuzzing/corpus/TARGET`, and keeps what it finds in a temporary folder. An input that breaks
-something
-is written to `crash-…` in the current folder, and ends it.
+It begins with `tests/fuzzing/corpus/TARGET`, where there is one, and keeps what it finds in a temporary folder. An
+input that breaks something, by an exception or a warning, is written to `crash-…` in the current folder, and ends it.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import atheris
@@ -32,9 +32,10 @@ def main() -> None:
         f"-max_total_time={seconds}",
         "-print_final_stats=1",
     ]
-    atheris.Setup(
-        [sys.argv[0], *options, *sys.argv[3:], found, str(Path(__file__).parent / "corpus" / name)], TARGETS[name]
-    )
+    corpus = Path(__file__).parent / "corpus" / name
+    folders = [found, str(corpus)] if corpus.exists() else [found]
+    warnings.simplefilter("error")
+    atheris.Setup([sys.argv[0], *options, *sys.argv[3:], *folders], TARGETS[name])
     atheris.Fuzz()
 
 
