@@ -148,7 +148,7 @@ def assert_gradient(
 def cases(*globs: str, dtype: str = "float32") -> dict[str, Problem]:
     """The cases of the catalogue that a pattern names (all, if none is given), in a format, by name.
 
-    A case that the format cannot hold is left out. Each has `logits`, `labels` and `loss`.
+    A case that the format cannot hold is left out, but not all of them. Each has `logits`, `labels` and `loss`.
 
     >>> import gradcheck
     >>> for name, case in gradcheck.cases("saturated-gap-[24]0").items():
@@ -156,26 +156,39 @@ def cases(*globs: str, dtype: str = "float32") -> dict[str, Problem]:
     ...     print(name, report.results[0].verdict.value)
     saturated-gap-20 fail
     saturated-gap-40 fail
+
+    Raises:
+        UsageError: where a pattern names no case, or the format holds none: a loop over nothing would check nothing.
     """
     fmt = formats.named(dtype)
     found = {case.name: case.problem(fmt) for case in catalogue.select(globs)}
-    return {name: problem for name, problem in found.items() if problem is not None}
+    held = {name: problem for name, problem in found.items() if problem is not None}
+    if not held:
+        raise UsageError(f"{dtype} holds none of the cases {', '.join(found)}")
+    return held
 
 
 def each_case(*globs: str, dtypes: Sequence[str] = ("float32", "float64")) -> Callable[[_Test], _Test]:
     """A decorator that runs a test on every case of the catalogue that a pattern names, in each format that holds it.
 
     The test takes `case`, a Problem with `logits`, `labels` and `loss`.
+
+    Raises:
+        UsageError: where that leaves nothing to run: pytest would take such a test for one that is skipped.
     """
     import pytest
 
     kinds = [dtypes] if isinstance(dtypes, str) else list(dtypes)
+    selected = catalogue.select(globs)
     parameters = [
         pytest.param(problem, id=f"{case.name}-{dtype}")
-        for case in catalogue.select(globs)
+        for case in selected
         for dtype in kinds
         if (problem := case.problem(formats.named(dtype))) is not None
     ]
+    if not parameters:
+        named = ", ".join(case.name for case in selected)
+        raise UsageError(f"no format of {kinds} holds one of the cases {named}")
     return pytest.mark.parametrize("case", parameters)
 
 
@@ -185,11 +198,18 @@ def _candidate(gradient: Callable[..., Any] | ArrayLike | str, timeout: float) -
     if callable(gradient):
         name = getattr(gradient, "__qualname__", None) or repr(gradient)
         return candidates.of_function(Function(name=name, call=gradient))
+    _refuse_masked(gradient, "the gradient is")
     try:
         array = np.asarray(gradient)
     except Exception as error:  # an array of another library says in its own way that it is none of NumPy's
         raise InputError(f"the gradient is no array of numbers ({functions.told(error)})") from None
     return candidates.given("gradient", array[None] if array.ndim == 1 else array)
+
+
+def _refuse_masked(array: object, what: str) -> None:
+    """NumPy's arrays that leave out entries become plain ones without a word, whatever stands there."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise InputError(f"{what} a masked array; .filled(…) makes plain numbers of it")
 
 
 def _options(loss: Loss) -> tuple[LossOption, ...]:
@@ -201,6 +221,8 @@ def _options(loss: Loss) -> tuple[LossOption, ...]:
 
 def _problem(logits: ArrayLike, labels: ArrayLike, loss: Loss, dtype: str | None) -> Problem:
     options = _options(loss)
+    _refuse_masked(logits, "logits are")
+    _refuse_masked(labels, "labels are")
     try:
         array, targets = np.atleast_2d(np.asarray(logits)), np.asarray(labels)
     except ValueError as error:
@@ -209,7 +231,7 @@ def _problem(logits: ArrayLike, labels: ArrayLike, loss: Loss, dtype: str | None
     fmt = formats.named(dtype) if dtype else own
     if fmt is None or (own is None and array.dtype.kind not in "iu"):
         raise InputError(f"logits are {array.dtype}; expected one of {', '.join(formats.FORMATS)}")
-    array = array.astype(fmt.dtype) if own is fmt else fmt.round_array(array.astype(np.float64))
+    array = array.astype(fmt.dtype) if own is fmt else fmt.round_array(array)
     if targets.dtype.kind not in "iuf" and formats.of_dtype(targets.dtype) is None:
         raise InputError(f"labels are {targets.dtype}; expected classes, or soft labels")
     # whole numbers name classes; for a single row as many as it has classes are its soft labels
@@ -219,5 +241,5 @@ def _problem(logits: ArrayLike, labels: ArrayLike, loss: Loss, dtype: str | None
             raise InputError("a label does not fit into 64 bits")
         targets = np.atleast_1d(targets).astype(np.int64)
     else:
-        targets = fmt.round_array(np.atleast_2d(targets).astype(np.float64))
+        targets = fmt.round_array(np.atleast_2d(targets))
     return Problem(logits=array, labels=targets, format=fmt, loss=options)

@@ -114,15 +114,18 @@ class Format:
             rounded = math.ldexp(units, quantum_log2)
         return -rounded if fraction < 0 else rounded
 
-    def round_array(self, values: Float64) -> Array:
-        """float64 `values` of any shape rounded once into this format's dtype (ml_dtypes' own cast rounds twice)."""
+    @np.errstate(over="ignore", invalid="ignore")  # a cast of a signalling NaN is called invalid
+    def round_array(self, values: Array) -> Array:
+        """`values` that float64 holds, of any shape, rounded once into this format's dtype.
+
+        (ml_dtypes' own cast rounds twice.)
+        """
         values = np.asarray(values, dtype=np.float64)
         finite = np.where(np.isfinite(values), values, 0.0)
         quantum = self.ulp_log2(finite).astype(np.int32)
-        with np.errstate(over="ignore"):
-            rounded = np.ldexp(np.rint(np.ldexp(finite, -quantum)), quantum)
-            rounded = np.where(np.abs(rounded) > self.max, np.copysign(np.inf, rounded), rounded)
-            return np.where(np.isfinite(values), rounded, values).astype(self.dtype)
+        rounded = np.ldexp(np.rint(np.ldexp(finite, -quantum)), quantum)
+        rounded = np.where(np.abs(rounded) > self.max, np.copysign(np.inf, rounded), rounded)
+        return np.where(np.isfinite(values), rounded, values).astype(self.dtype)
 
     def parse_array(self, texts: list[str]) -> Array:
         """Numbers in text, each rounded once from its exact value, as a 1-d array of this format's dtype."""

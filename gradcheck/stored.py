@@ -383,7 +383,7 @@ def become(raw: Array, dtype: np.dtype[Any]) -> Array:
         return np.asarray(bits, order="C").view(dtype)
     fmt = formats.of_dtype(dtype)
     if fmt is not None and is_cast(raw.dtype, dtype):
-        return fmt.round_array(raw.astype(np.float64))
+        return fmt.round_array(raw)
     return np.asarray(raw, dtype=dtype, order="C")
 
 

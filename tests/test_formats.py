@@ -160,3 +160,13 @@ def test_names() -> None:
     assert named("float32") is FORMATS["float32"]
     with pytest.raises(UnknownNameError, match="did you mean 'float32'"):
         named("flaot32")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [np.array([0x7D01], np.uint16).view(np.float16), np.array([0x7F800001], np.uint32).view(np.float32)],
+    ids=lambda source: source.dtype.name,
+)
+@each_format
+def test_a_signalling_nan_is_rounded_without_a_warning(source: Any, fmt: Format) -> None:
+    assert math.isnan(float(fmt.round_array(source)[0]))

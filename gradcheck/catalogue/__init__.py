@@ -62,7 +62,7 @@ class Case:
             return None
         labels = np.asarray(made[1])
         if labels.ndim == 2:
-            labels = fmt.round_array(labels.astype(np.float64))
+            labels = fmt.round_array(labels)
         return Problem(
             logits=logits,
             labels=labels if labels.ndim == 2 else labels.astype(np.int64),

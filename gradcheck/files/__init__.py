@@ -361,6 +361,7 @@ def _floats(raw: Raw, layout: Layout, what: str, wanted: Format | None, flag: st
     return became, fmt, f"{what} were cast from {raw.dtype} to {fmt.name}{overflow}"
 
 
+@np.errstate(invalid="ignore")  # a cast of a signalling NaN is called invalid
 def _lost(rows: Array, fmt: Format) -> int:
     """How many finite numbers become infinite."""
     finite = np.isfinite(rows.astype(np.float64))
