@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzzing import drawn, targets
@@ -66,7 +66,13 @@ def test_what_is_near_the_corpus(name: str) -> None:
 @pytest.mark.parametrize("tried", [drawn.known, drawn.said])
 def test_what_is_drawn(tried: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(targets._FOLDER)
-    settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))(tried)()
+    settings(
+        max_examples=40,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+    )(tried)()
 
 
 def test_a_target_that_breaks_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
