@@ -18,7 +18,7 @@ from gradcheck.exact import Dyadic
 from gradcheck.formats import Array, Float64, Format
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference.values import Exact, ExactGradient, following
-from gradcheck.tolerances import Limits, label_sum_error, softmax_roundings, summing_roundoff
+from gradcheck.tolerances import Limits, label_sum_error, moved_error, softmax_roundings, summing_roundoff
 
 _LANES = 128
 """Accumulators among which a sound sum deals out its terms."""
@@ -353,7 +353,9 @@ def _sums(exact: ExactGradient, flush: bool) -> tuple[tuple[int, float, float], 
 def _sum(e: Estimates, fmt: Format, *, flush: bool) -> tuple[float, float]:
     u = fmt.unit_roundoff
     due = 2 * e.scale * e.zeta * (e.largest + e.log_sum) / e.temperature if e.zeta else 0.0
-    rounding = e.p * e.weight * u * softmax_roundings(e, u) + 4 * u * np.abs(e.q) + 2 * u * np.abs(e.inner)
+    rounding = e.p * e.weight * u * softmax_roundings(e) + 4 * u * np.abs(e.q) + 2 * u * np.abs(e.inner)
+    if e.moved:
+        rounding += e.weight * moved_error(e, u)
     shared = e.row.counts * np.maximum(e.scale * e.slope * rounding, fmt.smallest_subnormal)
     logits = e.row.logits
     group = np.cumsum(np.append(False, logits[1:] != logits[:-1]))  # pairs are sorted

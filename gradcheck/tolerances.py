@@ -178,7 +178,6 @@ NAMES = {
 """The tolerances, as a user writes them."""
 
 
-_FARTHEST = 600.0
 """Exponents whose exp, divided by any u, float64 still holds."""
 
 
@@ -234,10 +233,10 @@ def _sizes(values: Values) -> tuple[Float64, Float64]:
 def stable_bound(exact: ExactGradient, *, flush: bool = False) -> Float64:
     """B of every component in the exact values' units, (N, k); 0 in ignored and undefined rows.
 
-        B = s·φ·{ p·[ A·( u·(3δ + 2·ln S₀ + 8 + t) + 4·√k·u_acc ) + R·n·u_acc ] + 4u·|q| }
+        B = s·φ·{ (p + m)·[ A·( u·(3δ + 2·ln S₀ + 8) + 4·√k·u_acc ) + R·n·u_acc ] + A·m + 4u·|q| }
             + [softcap only] (s/T)·4u·(|G| + 16u·(A·p + |q|))  +  2u·|g|  +  λ·max(1, s·max(A, 1)·max φ)
 
-    where n labels carry weight, and R = Σ|q| − max|q| is what all but the largest of them carry.
+    where n labels carry weight, R = Σ|q| − max|q| is what all but the largest of them carry, and m is `moved_error`.
 
     Rounding of the shift and of log p after Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021 (here
     componentwise); sums after Higham & Mary, SIAM J. Sci. Comput. 41(5), 2019. docs/numerics.md derives it.
@@ -276,13 +275,19 @@ def _bound(e: Known, values: Values, flush: bool) -> Float64:
     u, u_sum = fmt.unit_roundoff, summing_roundoff(fmt)
     sums = e.weight * 4 * math.sqrt(e.classes) * u_sum + label_sum_error(e, fmt)
     # in place: dumps go through here
-    bound = softmax_roundings(e, u)
+    bound = softmax_roundings(e)
     bound *= e.weight * u
     bound += sums
     factor = e.scale * e.slope
     if np.any(factor != 1):
         bound *= factor
-    bound *= e.p_in_units(unit_log2)
+    p = e.p_in_units(unit_log2)
+    if e.moved:
+        moved = in_units(moved_error(e, u), unit_log2)
+        bound *= p + moved
+        bound += factor * e.weight * moved
+    else:
+        bound *= p
     bound += factor * 4 * u * in_units(np.abs(e.q), unit_log2)
     if e.capped:
         # a slope that is off meets a G that is off, and may be 0; without that float64's own noise would be the limit
@@ -318,22 +323,45 @@ def summing_roundoff(fmt: Format) -> float:
     return min(fmt.unit_roundoff, 2.0**-24)
 
 
-def softmax_roundings(e: Known, u: float) -> Float64:
-    """How many roundings u a probability may suffer but for its sum: 3δ + 2·ln S₀ + 8 + t.
+def softmax_roundings(e: Known) -> Float64:
+    """How many roundings u a probability may suffer but for its sum, and for that of z: 3δ + 2·ln S₀ + 8."""
+    return np.asarray(3 * e.delta + (2 * e.log_sum + 8))
 
-    t is what an error of u·2(|z| + max|z|) in z makes of exp(z): that much where it is small.
+
+_FAR = 700.0
+"""A distance to the largest logit from which on p is nothing in float64, or nearly so."""
+
+
+@np.errstate(all="ignore")
+def moved_error(e: Known, u: float) -> Float64:
+    """m: how far the rounding of z, where z is another than the logits, may move a probability.
+
+    With τ = 2u(|z| + max|z|) its odds p/(1 − p) become e^(±τ) times themselves, so m = p·(1 − p)·τ where τ is small,
+    and never more than max(p, 1 − p).
     """
-    roundings = 3 * e.delta + (2 * e.log_sum + 8)
-    if e.moved:
-        finite = np.where(np.isfinite(e.z), e.z, 0.0)
-        roundings += np.expm1(np.minimum(u * 2 * (np.abs(finite) + e.reach), _FARTHEST)) / u
-    return roundings
+    tau = 2 * u * (np.abs(np.where(np.isfinite(e.z), e.z, 0.0)) + e.reach)
+    # δ is exact, and where there are many rows no more than what p needs
+    gap = np.where(e.delta < _FAR, e.delta, e.largest - e.z)
+    log_p = -(gap + e.log_sum)
+    rest = -np.expm1(log_p)
+    log_rest = np.log(rest)
+    if not rest.all():
+        # the nearest of the others is so far away that nothing of them is left beside 1
+        nearest = np.where(gap > 0, gap, np.inf).min(axis=-1, keepdims=True)
+        log_rest = np.where(rest > 0, log_rest, math.log(e.classes) - nearest)
+    log_odds = log_p - log_rest
+    up = rest / (1 + np.exp(-log_odds - tau))
+    down = np.exp(log_p) / (1 + np.exp(log_odds - tau))
+    return np.asarray(-np.expm1(-tau) * np.maximum(up, down))
 
 
 def softmax_error(e: Estimates, fmt: Format) -> Float64:
-    """The relative error that a probability may have, r = u·(3δ + 2·ln S₀ + 8 + t) + 4·√k·u_acc, (m,)."""
+    """The relative error that a probability may have, r = u·(3δ + 2·ln S₀ + 8) + 4·√k·u_acc + m/p, (m,)."""
     u = fmt.unit_roundoff
-    return u * softmax_roundings(e, u) + 4 * math.sqrt(e.classes) * summing_roundoff(fmt)
+    found = u * softmax_roundings(e) + 4 * math.sqrt(e.classes) * summing_roundoff(fmt)
+    if e.moved:
+        found += moved_error(e, u) / np.maximum(e.p, np.finfo(np.float64).tiny)
+    return found
 
 
 def label_sum_error(e: Known, fmt: Format) -> Float64 | float:

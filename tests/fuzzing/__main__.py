@@ -28,7 +28,7 @@ def main() -> None:
     options = [
         "-timeout=20",
         "-rss_limit_mb=2048",
-        "-max_len=4096",
+        "-max_len=65536",
         f"-max_total_time={seconds}",
         "-print_final_stats=1",
     ]
