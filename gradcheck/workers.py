@@ -186,8 +186,12 @@ class _Processes(Executor):
         self._running: list[BaseProcess] = []
         self._lock = threading.Lock()
         self._leaders = [threading.Thread(target=self._lead, daemon=True) for _ in range(jobs)]
-        for leader in self._leaders:
-            leader.start()
+        try:
+            for leader in self._leaders:
+                leader.start()
+        except RuntimeError:
+            self.shutdown(wait=False, cancel_futures=True)
+            raise WorkersError(f"the system starts no {jobs} processes; fewer --jobs need less of it") from None
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Future[Any]:
         """As every executor does."""
