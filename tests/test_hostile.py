@@ -17,7 +17,7 @@ import pytest
 
 from gradcheck import distributions, files, fixtures, formats, losses, reading, stored
 from gradcheck.exceptions import InputError, UsageError
-from tests.conftest import Program
+from tests.conftest import SOUND, Program
 
 HOSTILE = (
     "\x1b[31m",
@@ -260,6 +260,25 @@ def test_modules_in_the_current_folder_are_not_imported(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("words", [["stability", "--jobs", "2"], ["check", "--candidate", "sub/m.py:f"]])
+def test_nor_by_the_processes_that_help(words: list[str], tmp_path: Path) -> None:
+    for name in ("json", "multiprocessing", "signal", "socket", "struct", "selectors"):
+        (tmp_path / f"{name}.py").write_text("open('run', 'w')\nraise SystemExit(99)\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "m.py").write_text(SOUND)
+    start = "from gradcheck.__main__ import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", start, *words, "--case", "plain-3"],
+        cwd=tmp_path,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
+        | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert not (tmp_path / "run").exists()
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.parametrize(
