@@ -166,7 +166,7 @@ def unpack(blocks: Iterable[bytes], size: int, name: str) -> File:
     except BaseException as error:
         keeper.delete()
         if isinstance(error, OSError):
-            raise _no_room(folder, str(error.strerror or error)) from None
+            raise _no_room(os.path.dirname(path), str(error.strerror or error)) from None
         raise
     return File(path=path, name=name, size=status.st_size, changed=status.st_mtime_ns, keeper=keeper)
 
