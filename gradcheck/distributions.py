@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gradcheck import reading
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import Array, Float64, Format
 
@@ -37,6 +38,8 @@ DISTRIBUTIONS: dict[str, Distribution] = {
 
 
 MOST = 10**9
+_BYTES = 48
+"""Of memory that a logit takes while it is drawn."""
 DEFAULTS: dict[str, Any] = {"rows": 4, "classes": 10, "scale": 1.0, "seed": 0}
 
 
@@ -52,6 +55,7 @@ def generate(name: str, *, rows: int, classes: int, scale: float, seed: int, fmt
         raise UsageError(f"{rows} rows of {classes} classes are nothing to check")
     if rows * classes > MOST:
         raise UsageError(f"{rows} rows of {classes} classes are more than the {MOST:,} logits that are drawn at once")
+    reading.require(rows * classes * _BYTES, f"drawing {rows} rows of {classes} classes")
     if not np.isfinite(scale):
         raise UsageError(f"--scale {scale} is not finite")
     rng = np.random.default_rng(seed)

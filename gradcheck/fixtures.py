@@ -12,8 +12,8 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,7 +26,7 @@ import tomlkit
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from gradcheck import candidates, formats, losses, reference, text, writing
+from gradcheck import candidates, formats, losses, reading, reference, text, writing
 from gradcheck.estimates import Estimates, Known, estimate
 from gradcheck.exact import Dyadic, is_number, parse
 from gradcheck.exceptions import InputError, UsageError, visible
@@ -43,10 +43,14 @@ LARGE = 2**10
 """Components from which the arrays of a fixture go into a file of their own."""
 _TARGET_BITS, _KEPT_BITS = 60, 40
 """G: values are derived to 2^-60 ulp and kept to 2^-40, so that no noise stands in what is kept."""
+_LONGEST, _LONGEST_ARRAYS = 1 << 26, 1 << 30
+"""Bytes of a fixture file, and of one with arrays."""
 _MOST_UNCERTAIN = 1e-6
 """Ulps past which a value is not exact enough to be frozen."""
 
-Number = Annotated[str | int, Field(description="a decimal or hexadecimal number, nan, inf or -inf")]
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""As TOML has them; Python's may have more digits than it writes."""
+Number = Annotated[str | Whole, Field(description="a decimal or hexadecimal number, nan, inf or -inf")]
 
 
 class _Model(BaseModel):
@@ -70,8 +74,8 @@ class _Entry(_Model):
     why: str = Field("", description="why this fixture exists")
     tolerance: str = "stable"
     candidate: list[str] = Field([candidates.DEFAULT], description="built-in candidates that are checked")
-    loss: dict[str, str | int] = Field({}, description="loss options, as --loss KEY=VALUE")
-    labels: list[int] | list[list[Number]] | None = Field(None, description="classes (N,), or soft labels (N, k)")
+    loss: dict[str, str | Whole] = Field({}, description="loss options, as --loss KEY=VALUE")
+    labels: list[Whole] | list[list[Number]] | None = Field(None, description="classes (N,), or soft labels (N, k)")
     logits: list[list[Number]] | None = Field(None, description="(N, k)")
     expected: list[list[Number]] | None = Field(None, description="the exact gradient, row by row, (N, k)")
     arrays: _Arrays | None = Field(None, description="in place of labels, logits and expected")
@@ -81,7 +85,7 @@ class _Entry(_Model):
 
 class _File(_Model):
     schema_version: Literal[1]
-    entries: int = Field(description="how many fixtures follow, so that a file that was cut off is found out")
+    entries: Whole = Field(description="how many fixtures follow, so that a file that was cut off is found out")
     fixture: list[_Entry]
 
 
@@ -258,7 +262,7 @@ def _fixtures(path: Path, content: str) -> list[Fixture]:
 
 def _content(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        return reading.content(path, _LONGEST).decode("utf-8")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -269,8 +273,8 @@ def _parsed(path: Path, content: str) -> _File:
     if content.startswith("\ufeff"):
         raise InputError(f"{path}: begins with a byte order mark; save it as plain UTF-8")
     try:
-        table = tomllib.loads(content, parse_float=str)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        table = reading.toml(content, parse_float=str)
+    except (RecursionError, ValueError) as error:
         raise InputError(f"{path}: is no TOML: {error}") from None
     try:
         parsed = _File.model_validate(table)
@@ -313,9 +317,10 @@ def _at(content: str, place: tuple[int | str, ...]) -> str:
         heads = [n for n, line in enumerate(lines) if re.match(r"\s*\[\[\s*fixture\s*\]\]", line)]
         start = heads[place[1]] if place[1] < len(heads) else 0
     for key in reversed(keys):
-        pattern = re.compile(rf"""[\s{{,]*(?:.*[{{,]\s*)?["']?{re.escape(key)}["']?\s*=""")
+        # one that cannot be made to go back: lines are other people's
+        pattern = re.compile(rf"""(?:^|[{{,])\s*["']?{re.escape(key)}["']?\s*=""")
         for n in range(start, len(lines)):
-            if pattern.match(lines[n]):
+            if pattern.search(lines[n]):
                 return f", line {n + 1}"
     return f", line {start + 1}" if start else ""
 
@@ -409,7 +414,7 @@ def _dyadic(cell: str) -> Dyadic:
 
 def _uncertainty(cell: str) -> float:
     value = parse(cell) if is_number(cell) else math.nan
-    if not (isinstance(value, Fraction) and 0 < float(value) <= _MOST_UNCERTAIN):
+    if not (isinstance(value, Fraction) and 0 < value <= Fraction(_MOST_UNCERTAIN) and float(value)):
         raise InputError(f"uncertainty_ulp: '{cell[:40]}' is no number above 0 and up to {_MOST_UNCERTAIN:g}")
     return float(value)
 
@@ -421,11 +426,14 @@ def _digest(entry: _Entry) -> str:
 
 
 def _arrays(path: Path, arrays: _Arrays, fmt: Format, uncertainty: str | None) -> tuple[Array, Array, Expected | None]:
-    if Path(arrays.file).name != arrays.file or not arrays.file.endswith(".npz"):
+    folder = path.resolve().parent
+    target = folder / arrays.file
+    # what parts a path on another system parts it here, too; a link may lead anywhere
+    plain = not re.search(r"[\\/:\0]", arrays.file) and arrays.file.endswith(".npz")
+    if not plain or Path(os.path.realpath(target)).parent != folder:
         raise InputError(f"arrays.file: '{arrays.file}' is no .npz file in the fixture's own folder")
-    target = path.resolve().parent / arrays.file
     try:
-        content = target.read_bytes()
+        content = reading.content(target, _LONGEST_ARRAYS)
     except OSError as error:
         raise InputError(f"arrays: {target}: {error.strerror}") from None
     if hashlib.sha256(content).hexdigest() != arrays.sha256:
@@ -692,5 +700,5 @@ def update(path: Path) -> Update:
 
 def _array_files(content: str) -> set[str]:
     """The files of arrays that a fixture file names."""
-    entries = tomllib.loads(content, parse_float=str).get("fixture", [])
+    entries = reading.toml(content, parse_float=str).get("fixture", [])
     return {entry["arrays"]["file"] for entry in entries if "arrays" in entry}

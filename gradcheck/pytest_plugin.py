@@ -70,12 +70,12 @@ class FixtureFile(pytest.File):
     def collect(self) -> Iterator[pytest.Item]:
         """One test for each entry."""
         from gradcheck import fixtures
-        from gradcheck.exceptions import GradcheckError
+        from gradcheck.exceptions import GradcheckError, visible
 
         try:
             entries = fixtures.load(self.path)
         except GradcheckError as error:
-            raise self.CollectError(str(error)) from None
+            raise self.CollectError(visible(str(error))) from None
         for entry in entries:
             yield FixtureItem.from_parent(self, name=f"{entry.name}[{entry.problem.format.name}]", fixture=entry)
 
@@ -122,10 +122,10 @@ class FixtureItem(pytest.Item):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The sentence alone where a fixture disagrees, or something in it cannot be used."""
-        from gradcheck.exceptions import GradcheckError
+        from gradcheck.exceptions import GradcheckError, visible
 
         if isinstance(excinfo.value, FixtureError | GradcheckError):
-            return f"{self.fixture.title}: {excinfo.value}"
+            return "\n".join(map(visible, f"{self.fixture.title}: {excinfo.value}".split("\n")))
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:

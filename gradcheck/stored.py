@@ -6,6 +6,7 @@ import dataclasses
 import io
 import math
 import os
+import shutil
 import stat
 import tempfile
 import weakref
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 
-from gradcheck import formats
+from gradcheck import formats, reading
 from gradcheck.exceptions import InputError
 from gradcheck.formats import Array, Int64
 
@@ -144,13 +145,18 @@ def home(stream: BinaryIO, size: int) -> File | None:
     return File(path=path, name=stream.name, size=status.st_size, changed=status.st_mtime_ns)
 
 
-def unpack(blocks: Iterable[bytes], name: str) -> File:
+def unpack(blocks: Iterable[bytes], size: int, name: str) -> File:
     """A temporary file of these bytes, which lives as long as something in this process holds it.
 
     Args:
+        size: how many there are, for which there must be room: a disk that is full harms others, too.
         name: of the file that they come from.
     """
-    descriptor, path = tempfile.mkstemp(prefix="gradcheck-")
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise _no_room(folder, f"it takes {size:,} bytes, and {free:,} are free")
+    descriptor, path = tempfile.mkstemp(prefix="gradcheck-", dir=folder)
     keeper = _Temporary(path)
     try:
         with open(descriptor, "wb") as stream:
@@ -160,12 +166,16 @@ def unpack(blocks: Iterable[bytes], name: str) -> File:
     except BaseException as error:
         keeper.delete()
         if isinstance(error, OSError):
-            raise InputError(
-                f"cannot be unpacked into {os.path.dirname(path)} ({error.strerror or error}); TMPDIR names another "
-                "folder, and an archive made without compression is read where it lies"
-            ) from None
+            raise _no_room(os.path.dirname(path), str(error.strerror or error)) from None
         raise
     return File(path=path, name=name, size=status.st_size, changed=status.st_mtime_ns, keeper=keeper)
+
+
+def _no_room(folder: str, why: str) -> InputError:
+    return InputError(
+        f"cannot be unpacked into {folder} ({why}); TMPDIR names another folder, and an archive made without "
+        "compression is read where it lies"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +200,9 @@ class Place:
 
         Raises:
             ChangedError: where the file is not what it was.
+            InputError: where there is no memory for them.
         """
+        reading.require(math.prod(self.shape) * self.dtype.itemsize, f"an array of shape {self.shape}")
         flat = np.empty(math.prod(self.shape), self.dtype)
         with self.file.opened() as stream:
             self.file.fill(stream, self.offset, _bytes(flat))

@@ -36,6 +36,7 @@ _AHEAD = 3
 """Tasks for each worker that are under way, so that none waits for the next, nor do many results for their turn."""
 _BREAKDOWNS = 3
 """How often in a row workers may die without anything coming back."""
+_SAFE_PATH = "PYTHONSAFEPATH"
 _PATIENCE = 1.0
 """Seconds in which a worker that is told to end may end what it has started itself."""
 
@@ -186,8 +187,12 @@ class _Processes(Executor):
         self._running: list[BaseProcess] = []
         self._lock = threading.Lock()
         self._leaders = [threading.Thread(target=self._lead, daemon=True) for _ in range(jobs)]
-        for leader in self._leaders:
-            leader.start()
+        try:
+            for leader in self._leaders:
+                leader.start()
+        except RuntimeError:
+            self.shutdown(wait=False, cancel_futures=True)
+            raise WorkersError(f"the system starts no {jobs} processes; fewer --jobs need less of it") from None
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Future[Any]:
         """As every executor does."""
@@ -220,7 +225,8 @@ class _Processes(Executor):
         if hasattr(signal, "pthread_sigmask"):
             # Ctrl-C is the main thread's to answer, and must not meet processes that are just starting; the tracker of
             # Python's own, where it starts later, would undo that
-            resource_tracker.ensure_running()
+            with _safely():
+                resource_tracker.ensure_running()
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         worker: _Worker | None = None
         for future, task in iter(self._tasks.get, None):
@@ -253,13 +259,34 @@ class _Processes(Executor):
 
     def _begun(self) -> _Worker:
         here, there = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(there,), daemon=True)
-        with self._lock, there:
+        with self._lock, there, _safely() as was_safe:
             if self._ended:
                 raise BrokenExecutor("these processes have been ended")
+            process = self._context.Process(target=_work, args=(there, was_safe), daemon=True)
             process.start()
             self._running = [*(one for one in self._running if one.is_alive()), process]
         return _Worker(process, here)
+
+
+_starting = threading.Lock()
+
+
+@contextlib.contextmanager
+def _safely() -> Iterator[bool]:
+    """Starts Python's own helpers so that they do not look for their modules in the current folder first.
+
+    Other people's files may lie there. What is given is whether that was so before.
+    """
+    with _starting:
+        was = os.environ.get(_SAFE_PATH)
+        os.environ[_SAFE_PATH] = "1"
+        try:
+            yield bool(was)
+        finally:
+            if was is None:
+                del os.environ[_SAFE_PATH]
+            else:
+                os.environ[_SAFE_PATH] = was
 
 
 class _Worker(NamedTuple):
@@ -287,8 +314,14 @@ class _Ended(SystemExit):
     """What a worker is doing is wanted no more."""
 
 
-def _work(pipe: Connection) -> None:
-    """What a worker does: Ctrl-C is its parent's to answer, and it ends with its parent."""
+def _work(pipe: Connection, safe: bool) -> None:
+    """What a worker does: Ctrl-C is its parent's to answer, and it ends with its parent.
+
+    Args:
+        safe: whether programs that it starts, too, look for no modules in their scripts' folders.
+    """
+    if not safe:
+        os.environ.pop(_SAFE_PATH, None)
     try:
         signal.signal(signal.SIGTERM, _leave)
         signal.signal(signal.SIGINT, signal.SIG_IGN)

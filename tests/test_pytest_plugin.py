@@ -98,3 +98,15 @@ def test_nothing_heavy_is_imported_where_there_is_no_fixture(pytester: pytest.Py
         "import sys\ndef test_light():\n    assert not {'mpmath', 'pydantic', 'tomlkit'} & set(sys.modules)\n"
     )
     pytester.runpytest_subprocess("-q").assert_outcomes(passed=1)
+
+
+def test_a_fixture_speaks_to_no_terminal(pytester: pytest.Pytester, project: Path) -> None:
+    sound = project.read_text()
+    project.write_text(sound.replace("format =", '"\\u001b[31m\\u202e" = 1\nformat =', 1))
+    broken = pytester.runpytest("-q").stdout.str()
+    assert r"unknown key '\x1b[31m\u202e'" in broken
+    assert "\x1b[31m" not in broken
+    project.write_text(sound.replace('"stable"', '"\\u009b31m"', 1))
+    refused = pytester.runpytest("-q").stdout.str()
+    assert r"unknown tolerance '\x9b31m'" in refused
+    assert "\x9b" not in refused

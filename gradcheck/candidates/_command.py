@@ -21,7 +21,7 @@ from typing import IO
 
 import numpy as np
 
-from gradcheck import files
+from gradcheck import files, reading
 from gradcheck.candidates._answers import Answer, Question
 from gradcheck.exceptions import CrashedError, InputError, NotApplicableError, UsageError, visible
 from gradcheck.files import Layout
@@ -109,7 +109,7 @@ class Command:
                 gradient = files.load_gradient(str(paths["gradient"]), layout, dtype, problem.format)[:]
             except InputError as error:
                 raise CrashedError(f"the program's {str(error).removeprefix(name).lstrip('/')}") from None
-            changed = tuple(path.stem for path, content in given.items() if _content(path) != content)
+            changed = tuple(path.stem for path, content in given.items() if _content(path, len(content)) != content)
             return Answer(gradient=asked.finished(gradient, whole=whole), changed=changed)
 
     def _run(self, words: list[str]) -> None:
@@ -148,11 +148,11 @@ def _listen(stream: IO[bytes], tail: bytearray) -> None:
             del tail[: -4 * _TAIL]
 
 
-def _content(path: Path) -> bytes | None:
-    """What a file holds; None where it is gone."""
+def _content(path: Path, most: int) -> bytes | None:
+    """What a file holds; None where it is gone, has grown, or is something else."""
     try:
-        return path.read_bytes()
-    except OSError:
+        return reading.content(path, most)
+    except (OSError, InputError):
         return None
 
 

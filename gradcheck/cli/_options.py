@@ -176,6 +176,7 @@ class Judging(Rule):
             rich_help_panel=_JUDGED,
             metavar="N",
             min=1,
+            max=1024,
         ),
     ] = None
     scheduler: Annotated[

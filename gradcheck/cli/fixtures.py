@@ -114,7 +114,7 @@ def update(
         found = fixtures.update(path)
         if found.diff:
             changed += 1
-            typer.echo(found.diff, nl=False)
+            typer.echo("\n".join(map(text.name, found.diff.split("\n"))), nl=False)
             if not check:
                 found.write()
     done = "would change" if check else "changed"

@@ -7,9 +7,12 @@ in a floating-point format is decided here, once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import math
+import os
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +24,7 @@ from typing import Any, BinaryIO, overload
 
 import numpy as np
 
-from gradcheck import formats, plugins, stored, writing
+from gradcheck import formats, plugins, reading, stored, writing
 from gradcheck.exact import Texts, parse
 from gradcheck.exceptions import InputError, MissingExtraError, UsageError
 from gradcheck.formats import Array, Format
@@ -36,6 +39,11 @@ Contents = Mapping[str, Array | Texts]
 
 Raw = Array | Texts | Place
 """An array as a reader gives it."""
+
+_MOST_AXES = 32
+"""What every NumPy can hold."""
+_PER_ROW, _PER_CLASS = 64, 500
+"""Bytes that each row takes even where nobody looks at it, and each class of a row that somebody looks at."""
 
 _NAMES = ("logits", "labels", "weight", "gradient")
 """What is read without being asked for; other arrays of a file are left alone."""
@@ -173,6 +181,8 @@ def load(
     with _naming(path):
         raw = _array(contents, "logits")
         layout = Layout.of(raw.shape, axis)
+        rows, classes = layout.rows
+        reading.require(rows * _PER_ROW + classes * _PER_CLASS, f"a check of {rows:,} rows of {classes:,} classes")
         logits, fmt, note = _floats(raw, layout, "logits", formats.named(dtype) if dtype else None, "--dtype")
         notes = [said for said in (note, layout.note) if said]
         labels = None
@@ -183,7 +193,7 @@ def load(
         if "gradient" in contents:
             gradient = _gradient(contents["gradient"], layout, gradient_dtype, fmt)
         found = {
-            name: _other(_in_memory(contents[name]), name, layout, fmt)
+            name: _other(_taken(contents[name], name, layout), name, layout, fmt)
             for name in ("weight", *others)
             if name in contents
         }
@@ -229,7 +239,7 @@ def load_other(path: str, name: str, layout: Layout, fmt: Format) -> Array | Tex
     """
     contents = _read(path, None, others=(name,))
     with _naming(path):
-        raw = _in_memory(_array(contents, name))
+        raw = _taken(_array(contents, name), name, layout)
         if len(raw.shape) == 2 and 1 in raw.shape and raw.shape != layout.rows:
             # a column, or a line, of delimited text
             size = (math.prod(raw.shape),)
@@ -272,20 +282,23 @@ def _read(
         raise UsageError(f"standard input needs {flag}, one of {', '.join(names())}")
     module = _module(path, input_format, flag)
     try:
-        stream: BinaryIO = io.BytesIO(_standard_input()) if path == "-" else open(path, "rb")  # noqa: SIM115
-        if not stream.seekable():
-            with stream:
-                stream = io.BytesIO(stream.read())
+        given: BinaryIO = _standard_input() if path == "-" else open(path, "rb")  # noqa: SIM115
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except ValueError:
         raise InputError(f"{path!r} is no path") from None
-    with stream, _naming("standard input" if path == "-" else path):
+    with contextlib.nullcontext() if path == "-" else given, _naming("standard input" if path == "-" else path):
         try:
+            # a device has no end, whatever it lets be sought
+            plain = path != "-" and stat.S_ISREG(os.fstat(given.fileno()).st_mode)
+            stream = given if plain else reading.stream_of(given)
             if not stream.read(1):
                 raise InputError("is empty")
             stream.seek(0)
             contents: Mapping[str, Raw] = module.read(stream, (*_NAMES, *others))
+            for name, raw in contents.items():
+                if len(raw.shape) > _MOST_AXES:
+                    raise InputError(f"{name or 'the array'} has {len(raw.shape)} axes; up to {_MOST_AXES} are read")
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror or error})") from None
         except RecursionError:
@@ -293,10 +306,10 @@ def _read(
     return contents
 
 
-def _standard_input() -> bytes:
+def _standard_input() -> BinaryIO:
     if sys.stdin is None:
         raise InputError("standard input is closed")
-    return sys.stdin.buffer.read()
+    return sys.stdin.buffer
 
 
 def _module(path: str, input_format: str | None, flag: str | None = None) -> ModuleType:
@@ -338,6 +351,13 @@ def _array(contents: Mapping[str, Raw], name: str) -> Raw:
 
 def _in_memory(raw: Raw) -> Array | Texts:
     return raw.read() if isinstance(raw, Place) else raw
+
+
+def _taken(raw: Raw, name: str, layout: Layout) -> Array | Texts:
+    """An array that goes with the logits, of which none is larger than they are, in memory."""
+    if isinstance(raw, Place) and math.prod(raw.shape) > math.prod(layout.shape):
+        raise InputError(f"{name} has shape {raw.shape}, the logits {layout.shape}")
+    return _in_memory(raw)
 
 
 def _floats(raw: Raw, layout: Layout, what: str, wanted: Format | None, flag: str) -> tuple[Rows, Format, str | None]:

@@ -9,10 +9,13 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from gradcheck import reading
 from gradcheck.exceptions import InputError
 from gradcheck.formats import Array
 from gradcheck.stored import File, Place
 
+_LONGEST = 1 << 16
+"""Bytes of a header, of which the numbers' type and shape take some hundred."""
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -46,8 +49,9 @@ def read_header(stream: BinaryIO, size: int, what: str = "the array") -> Header:
         version = np.lib.format.read_magic(stream)
         reader = _HEADERS.get(version)
         if reader is not None:
+            _check_length(stream, version)
             shape, fortran, dtype = reader(stream)
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception:
         # The header is a Python literal: what NumPy's parser raises for a broken one has no end
@@ -70,15 +74,38 @@ def read_header(stream: BinaryIO, size: int, what: str = "the array") -> Header:
     return Header(length=length, dtype=dtype, shape=shape, order="F" if fortran else "C", size=promised)
 
 
+def _check_length(stream: BinaryIO, version: tuple[int, int]) -> None:
+    """Looks at the length of a header, which NumPy would take memory for."""
+    start = stream.tell()
+    length = int.from_bytes(stream.read(2 if version == (1, 0) else 4), "little")
+    if length > _LONGEST:
+        raise ValueError(length)
+    stream.seek(start)
+
+
 def read_numbers(stream: BinaryIO, header: Header, what: str = "the array") -> Array:
     """The numbers that follow a header.
 
     Raises:
         InputError: where there are fewer.
     """
+    reading.require(header.size, what)
     data = stream.read(header.size)
     check_end(len(data), header, what)
-    return np.frombuffer(data, dtype=header.dtype).reshape(header.shape, order=header.order)
+    return shaped(np.frombuffer(data, dtype=header.dtype), header.shape, header.order)
+
+
+def shaped(flat: Array, shape: tuple[int, ...], order: Literal["C", "F"] = "C") -> Array:
+    """Numbers in the shape that a header gives them.
+
+    Raises:
+        InputError: where NumPy has no such arrays: of too many axes, or nothing along one and too much along others.
+    """
+    try:
+        return flat.reshape(shape, order=order)
+    except ValueError:
+        shown = shape if len(shape) <= 8 else f"of {len(shape)} axes"
+        raise InputError(f"the shape {shown} is none that an array can have") from None
 
 
 def check_end(size: int, header: Header, what: str) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
 
-from gradcheck import files
+from gradcheck import files, reading
 from gradcheck.exact import Texts, is_number
 from gradcheck.exceptions import InputError
 from gradcheck.formats import Array
+
+_PER_BYTE, _PER_NUMBER = 3, 150
+"""Bytes of memory for a byte of text, and for a number in it: what the text, its lines and its cells take at once."""
+_LONG = 1 << 20
 
 
 def read(stream: BinaryIO, delimiter: str) -> files.Contents:
@@ -64,12 +69,19 @@ def decode(stream: BinaryIO) -> str:
     """The stream's text.
 
     Raises:
-        InputError: where it is not UTF-8.
+        InputError: where it is not UTF-8, or there is no memory for its numbers.
     """
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    reading.require(_PER_BYTE * size, "the text")
     try:
-        return stream.read().decode("utf-8-sig")
+        text = stream.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"is not UTF-8 text (byte {error.start})") from None
+    if size > _LONG:
+        numbers = sum(map(text.count, ",\t\n"))
+        reading.require(_PER_BYTE * size + _PER_NUMBER * numbers, f"a text of up to {numbers:,} numbers")
+    return text
 
 
 def _check_header(header: list[str]) -> None:
@@ -82,10 +94,12 @@ def _check_header(header: list[str]) -> None:
             raise InputError(f"column {column} is named '{name}'; labels are expected under the name 'labels'")
 
 
-def _numbered(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
+def _numbered(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
     reader = csv.reader(io.StringIO(lines), delimiter=delimiter, strict=True)
-    return [(reader.line_num, row) for row in reader]
+    for row in reader:
+        if row:
+            yield reader.line_num, row
 
 
 def _short(cell: str) -> str:

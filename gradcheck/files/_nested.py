@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gradcheck import reading
 from gradcheck.exact import Texts
 from gradcheck.exceptions import InputError
 from gradcheck.formats import Array
@@ -20,20 +21,12 @@ def loads(text: str, first_line: int = 1) -> Any:
     """
     try:
         return json.loads(
-            text, parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=_without_duplicates
+            text, parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=reading.without_duplicates
         )
     except json.JSONDecodeError as error:
         raise InputError(
             f"is no JSON (line {first_line + error.lineno - 1}, column {error.colno}: {error.msg})"
         ) from None
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = next(key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1)
-        raise InputError(f"names the key '{twice[:40]}' twice")
-    return found
 
 
 def texts(value: Any, name: str) -> Texts:

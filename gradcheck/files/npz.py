@@ -41,6 +41,8 @@ def read(stream: BinaryIO, names: Sequence[str]) -> Mapping[str, Array | Place]:
             if len(members) != len(archive.infolist()):
                 raise InputError("holds two arrays of the same name")
             wanted = [name for name in names if name in members]
+            for name in wanted:
+                _check(members[name], name)
             found = {name: _member(stream, archive, members[name], name) for name in wanted}
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError):
         raise InputError("is no readable .npz archive (damaged, encrypted, or not a zip file)") from None
@@ -49,12 +51,18 @@ def read(stream: BinaryIO, names: Sequence[str]) -> Mapping[str, Array | Place]:
     return found
 
 
-def _member(stream: BinaryIO, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array | Place:
+def _check(info: zipfile.ZipInfo, name: str) -> None:
+    # of other methods a few bytes become a gibibyte in one piece, whatever size the archive says
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(f"'{name}' is packed in a way that NumPy does not write; repack it with numpy.savez")
     if info.file_size > _BOMB_BYTES and info.file_size > _BOMB_RATIO * info.compress_size:
         raise InputError(
             f"'{name}' would unpack from {info.compress_size:,} to {info.file_size:,} bytes and is refused as a "
             "zip bomb; an archive made by numpy.savez, without compression, is read at any size"
         )
+
+
+def _member(stream: BinaryIO, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array | Place:
     what = f"'{name}'"
     with archive.open(info) as member:
         header = _arrays.read_header(member, info.file_size, what)  # type: ignore[arg-type]
@@ -64,7 +72,7 @@ def _member(stream: BinaryIO, archive: zipfile.ZipFile, info: zipfile.ZipInfo, n
             member.read(1)  # reaching the end is what checks the CRC
             return array
         if info.compress_type != zipfile.ZIP_STORED:
-            numbers = stored.unpack(_numbers(member, header, what), file.name)
+            numbers = stored.unpack(_numbers(member, header, what), header.size, file.name)
             return dataclasses.replace(header, length=0).place(numbers)
         for _ in _numbers(member, header, what):
             pass  # the CRC again

@@ -12,8 +12,9 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-from gradcheck import files, stored
+from gradcheck import files, reading, stored
 from gradcheck.exceptions import InputError
+from gradcheck.files import _arrays
 from gradcheck.formats import Array, named
 from gradcheck.stored import Place
 
@@ -54,7 +55,8 @@ def _header(stream: BinaryIO) -> tuple[dict[str, Any], int]:
         raise InputError(f"is no readable safetensors file ({error})") from None
     stream.seek(0)
     length = int.from_bytes(stream.read(8), "little")
-    found = json.loads(stream.read(length))
+    # a name that stands there twice is one array to this reader and another to the next
+    found = json.loads(stream.read(length), object_pairs_hook=reading.without_duplicates)
     found.pop("__metadata__", None)
     return found, 8 + length
 
@@ -69,7 +71,7 @@ def _array(stream: BinaryIO, name: str, held: Mapping[str, Any], start: int) -> 
     if file:
         return Place(file=file, offset=offset, dtype=dtype, shape=shape, order="C")
     stream.seek(offset)
-    return np.frombuffer(stream.read(size), dtype=dtype).reshape(shape)
+    return _arrays.shaped(np.frombuffer(stream.read(size), dtype=dtype), shape)
 
 
 def write(stream: BinaryIO, logits: Array, labels: Array) -> None:

@@ -63,6 +63,12 @@ class Asked:
         """The arrays that are to be in the file of logits, by name."""
         return [text[1:] for name, text in self.texts.items() if name not in self.ready and text.startswith("@")]
 
+    @property
+    def names_file(self) -> bool:
+        """Whether an array is to come from a file of its own."""
+        arrays = [text for name, text in self.texts.items() if name not in self.ready]
+        return any(not text.startswith("@") and inline(text) is None for text in arrays)
+
     def options(self, read: Read = no_files) -> tuple[LossOption, ...]:
         """The options, the plain ones (`reduction=none`) included.
 

@@ -60,10 +60,12 @@ class Upstream(OfNumbers):
     def _exact(self) -> Fraction:
         value = self.numbers.exact
         if value and not Fraction(_LEAST) <= abs(value) <= Fraction(_MOST):
-            raise InputError(f"upstream {float(value):g} is {_RANGE}")
+            shown = f"{float(value):g}" if abs(value) < _FLOAT else "of more than 1e300"
+            raise InputError(f"upstream {shown} is {_RANGE}")
         return value
 
 
+_FLOAT = 10**300
 _RANGE = f"neither 0 nor of a size from {_LEAST:g} to {_MOST:g}"
 
 

@@ -128,7 +128,8 @@ class _Child:
         # the child ends when the writing end closes, whatever its code is doing
         alive, self._life = os.pipe()
         self._popen = subprocess.Popen(
-            [sys.executable, "-c", _START, str(alive), json.dumps(sys.path)],
+            # without -P it would look for json in the current folder first, where other people's files may lie
+            [sys.executable, "-P", "-c", _START, str(alive), json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=folder,

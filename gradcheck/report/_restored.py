@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from gradcheck import formats, tolerances
 from gradcheck.diagnosis import Finding
 from gradcheck.exact import Dyadic
-from gradcheck.exceptions import GradcheckError, InputError
+from gradcheck.exceptions import GradcheckError, InputError, visible
 from gradcheck.metrics import Decision, Extreme, Measures
 from gradcheck.profiles import Point, Profile
 from gradcheck.report._record import MAXIMA
@@ -67,7 +67,8 @@ def _two_to_the(written: str) -> str:
 
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Size = Annotated[float, Field(ge=0)]
-Name = Annotated[str, AfterValidator(lambda name: name.encode("utf-8", "backslashreplace").decode())]
+# whoever wrote the record may have meant it for the reader's terminal
+Name = Annotated[str, AfterValidator(visible)]
 Hexadecimal = Annotated[str, Field(max_length=100), AfterValidator(_hexadecimal)]
 Decimal = Annotated[str, AfterValidator(_decimal)]
 Power = Annotated[str, AfterValidator(_two_to_the)]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from gradcheck import text
+from gradcheck import reading, text
 from gradcheck.exceptions import InputError
 from gradcheck.report import _cells
 from gradcheck.report._record import SCHEMA_VERSION, result_record
 from gradcheck.results import Report, Result, Unconfirmed, Verdict
+
+_PER_BYTE = 8
+"""Bytes of memory for one of JSON."""
 
 
 def read(path: str) -> dict[str, Any]:
@@ -22,13 +24,20 @@ def read(path: str) -> dict[str, Any]:
         InputError: where the file is none.
     """
     try:
-        content = Path(path).read_text(encoding="utf-8-sig")
+        with open(path, "rb") as stream:
+            held = reading.stream_of(stream).getvalue()
+        reading.require(_PER_BYTE * len(held), "what it holds")
+        content = held.decode("utf-8-sig")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: is no UTF-8 text") from None
     try:
-        record = json.loads(content)
+        record = json.loads(content, object_pairs_hook=reading.without_duplicates)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no JSON ({error})") from None
     if not isinstance(record, dict) or not isinstance(record.get("results"), list):

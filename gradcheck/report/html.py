@@ -28,7 +28,11 @@ def render(report: Report, style: Style) -> str:
         columns=columns,
         results=[_shown(result) for result in report.results],
         opened=set(wrong[:_OPEN]),
-        settings=[(name, text.name(str(value))) for name, value in report.settings.items() if value not in (None, [])],
+        settings=[
+            (text.name(name), text.name(str(value)))
+            for name, value in report.settings.items()
+            if value not in (None, [])
+        ],
         reference=_reference(report),
     )
 

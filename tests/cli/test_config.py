@@ -57,6 +57,17 @@ def test_the_nearest_file_counts(settings: Path, program: Program) -> None:
         ('checkpoint = "/etc/passwd"', "checkpoint would write files"),
         ('scheduler = "local"', "scheduler would have others run code"),
         ("exit-zero = true", "exit-zero would hide what fails"),
+        ('baseline = "results.json"', "baseline would hide what fails"),
+        ("append = true", "append would write files"),
+        ('gradient = "/run/secrets/token.csv"', "gradient would read files"),
+        ('labels = "/run/secrets/token.csv"', "labels would read files"),
+        ('loss = ["reduction=mean", "weight=/run/secrets/token.csv"]', "loss would read files"),
+        ('result = "results.json"', "result would read files"),
+        ('logits = "/run/secrets/token.csv"', "unknown option in [tool.gradcheck]"),
+        ('paths = ["/"]', "unknown option in [tool.gradcheck]"),
+        ("jobs = 100000", "'--jobs'"),
+        (f"top = {'9' * 5000}", "cannot be read as TOML"),
+        (f"a{'.a' * 64} = 1", "line 2 has a key of more than 64 parts"),
         ('tolerence = "ulp:4"', "'tolerence'; did you mean 'tolerance'?"),
         ("tolerance = {a = 1}", "tolerance is neither text, a number"),
         ("tolerance =", "cannot be read as TOML"),
@@ -70,3 +81,16 @@ def test_settings_that_are_refused(line: str, said: str, settings: Path, program
     assert ran.code == 2
     assert said in ran.err
     assert program("--version").code == 0
+
+
+@pytest.mark.parametrize("line", ['labels = "argmax"', "labels = 1", 'loss = ["weight=1,2,3", "reduction=mean"]'])
+def test_what_names_no_file_may_stand_there(line: str, settings: Path, program: Program) -> None:
+    settings.write_text(f"[tool.gradcheck]\n{line}\n")
+    assert program("check", "--case", "plain-3").code == 0
+
+
+def test_a_file_of_settings_has_an_end(settings: Path, program: Program) -> None:
+    settings.write_text("#" * (1 << 24) + "#")
+    ran = program("explain")
+    assert ran.code == 2
+    assert "pyproject.toml: is longer than the 16 MiB that are read" in ran.err

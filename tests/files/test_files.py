@@ -172,6 +172,25 @@ def npz(**members: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def lying(method: int) -> bytes:
+    """A few hundred bytes that unpack to 32 MiB, of an archive that says they are 24."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("logits.npy", bytes(1 << 25))
+    content = bytearray(buffer.getvalue())
+    struct.pack_into("<I", content, content.index(b"PK\x01\x02") + 24, 24)
+    return bytes(content)
+
+
+HUGE = f'"logits": {{"dtype": "F32", "shape": [{2**63}, 0], "data_offsets": [0, 0]}}'
+TENSOR = '"logits": {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]}'
+
+
+def tensors(arrays: str, data: bytes = b"") -> bytes:
+    text = f"{{{arrays}}}".encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
 # fmt: off
 BAD: dict[str, tuple[str, bytes | str, str]] = {
     "empty": ("npy", b"", "is empty"),
@@ -180,6 +199,14 @@ BAD: dict[str, tuple[str, bytes | str, str]] = {
     "objects in an archive": ("npz", npz(logits=npy(np.array([Trap()], dtype=object))), "pickle"),
     "header that promises more": ("npy", header("<f4", (1000, 1000), b"1234"), "4000000 bytes; there are 4"),
     "header that promises less": ("npy", header("<f4", (1,), b"12345678"), "promises shape"),
+    "nothing along one axis and too much along others": ("npy", header("<f4", (2**63 - 1, 2**63 - 1, 0)), "none that"),
+    "more axes than NumPy has": ("npy", header("<f4", f"({'1,' * 65})", bytes(4)), "none that an array can have"),
+    "more axes than are read": ("json", "[" * 40 + "1" + "]" * 40, "40 axes; up to 32"),
+    "a header of gibibytes": ("npy", b"\x93NUMPY\x02\x00" + b"\xff" * 4 + b"{", "no valid .npy header"),
+    "packed so that sizes cannot be kept to": ("npz", lying(zipfile.ZIP_BZIP2), "a way that NumPy does not write"),
+    "a bomb that says it is small": ("npz", lying(zipfile.ZIP_DEFLATED), "no valid .npy header"),
+    "an axis of 2^63": ("safetensors", tensors(HUGE), "is none that an array can have"),
+    "an array that is there twice": ("safetensors", tensors(f"{TENSOR}, {TENSOR}", bytes(8)), "the key 'logits' twice"),
     "header that overflows": ("npy", header("<f4", (2**62, 2**62), b""), "promises shape"),
     "negative shape": ("npy", header("<f4", (-1, 4), b""), "."),
     "a shape of booleans": ("npy", header("<f4", "(True, 12)", bytes(48)), "no valid .npy header"),
