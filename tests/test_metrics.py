@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradcheck import catalogue, closed_form, reference, tolerances
+from gradcheck import catalogue, closed_form, metrics, reference, tolerances
 from gradcheck.exact import to_fraction
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import Array, Format, named
-from gradcheck.metrics import Comparison, Decision, Measures, decide, measure_gradient
+from gradcheck.metrics import Comparison, Decision, Measures, decide, measure_gradient, ratio
 from gradcheck.mistakes import sums
 from gradcheck.problem import Problem
 from gradcheck.reference import Reference, Settings
@@ -328,6 +328,60 @@ def test_huge_finite_gradients_are_measured() -> None:
     assert extreme is not None
     assert extreme.value == 1.797e308
     assert measures.total == math.inf or measures.total is not None
+
+
+def test_a_huge_error_has_no_sign() -> None:
+    """Past 2^1024 of its units an error is the candidate's own size."""
+    problem = make_problem([[0.0, 1.0, -1400.0]], [0])
+    exact = reference.compute(problem, problem.format, Settings())
+    extreme = measured(problem, exact, np.array([[0.0, 0.0, -1.797e308]])).extremes["abs"]
+    assert extreme is not None
+    assert (extreme.value, extreme.candidate) == (1.797e308, -1.797e308)
+
+
+def test_ratios_by_hand() -> None:
+    """Nothing of nothing is nothing; what is infinite, or is nothing allowed, is past every limit."""
+    errors = np.array([3.0, 0.0, 0.0, 1.0, math.inf, math.inf])
+    limits = np.array([2.0, 4.0, 0.0, 0.0, 8.0, math.inf])
+    with np.errstate(all="ignore"):
+        assert ratio(errors, limits).tolist() == [1.5, 0.0, 0.0, math.inf, math.inf, math.inf]
+        assert ratio(errors[:2], limits[:2]).tolist() == [1.5, 0.0]
+
+
+@pytest.mark.parametrize("flush", [False, True])
+@pytest.mark.parametrize(
+    "loss", [[], ["temperature=2"], ["z_loss=0.25", "upstream=3", "temperature=0.5"]], ids=" ".join
+)
+def test_what_rounding_explains_of_a_sum_by_hand(loss: list[str], flush: bool) -> None:
+    """Five classes of which two pairs share a logit, so that theirs add up before they are squared."""
+    fmt = named("float16")
+    logits, label = [0.0, 1.0, -12.0, -12.0, 1.0], 1
+    options = dict(option.split("=") for option in loss)
+    heat, zeta, scale = (
+        float(options.get(name, default)) for name, default in (("temperature", 1), ("z_loss", 0), ("upstream", 1))
+    )
+    z = [logit / heat for logit in logits]
+    total = sum(math.exp(one - 1 / heat) for one in z)
+    lse = 1 / heat + math.log(total)
+    u, heavy = fmt.unit_roundoff, 1 + 2 * zeta * (1 + lse)
+    shared, flushed = dict.fromkeys(logits, 0.0), 0.0
+    for place, one in enumerate(z):
+        p, y = math.exp(one - lse), float(place == label)
+        moved = math.expm1(2 * u * (abs(one) + 12 / heat)) / u if heat != 1 else 0.0
+        inner = (1 + 2 * zeta * lse) * p - y
+        rounding = (
+            p * heavy * u * (3 * (1 / heat - one) + 2 * math.log(total) + 8 + moved) + 4 * u * y + 2 * u * abs(inner)
+        )
+        shared[logits[place]] += max(scale / heat * rounding, fmt.smallest_subnormal)
+        size = abs(scale / heat * inner)
+        flushed += size if size < fmt.smallest_normal else 0.0
+    common = heavy * ((16 + 2 / 128) * 2.0**-24 + 2 * u * math.log(total))
+    allowed = 4 * math.hypot(*shared.values()) + scale / heat * common + (flushed if flush else 0.0)
+    problem = make_problem([logits], [label], fmt, loss)
+    exact = reference.compute(problem, fmt, Settings())
+    ((row, due, explained),) = metrics._sums(exact, flush)
+    assert (row, due) == (0, pytest.approx(2 * scale * zeta * lse / heat, rel=1e-12))
+    assert explained == pytest.approx(allowed, rel=1e-12)
 
 
 def test_labels_of_nothing_leave_nothing() -> None:
