@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -12,13 +13,26 @@ import numpy as np
 import pytest
 
 from gradcheck import catalogue, closed_form, metrics, reference, tolerances
-from gradcheck.exact import to_fraction
+from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import Array, Format, named
-from gradcheck.metrics import Comparison, Decision, Measures, decide, measure_gradient, ratio
+from gradcheck.metrics import (
+    Comparison,
+    Decision,
+    Measures,
+    decide,
+    failing,
+    measure,
+    measure_gradient,
+    ratio,
+    undecided,
+)
 from gradcheck.mistakes import sums
 from gradcheck.problem import Problem
 from gradcheck.reference import Reference, Settings
+from gradcheck.reference.values import ExactGradient, Values
+from gradcheck.screening import ClosedForm
+from gradcheck.tolerances import Limits
 from tests.conftest import EVERY_FORMAT, Program, make_problem
 
 each_format = pytest.mark.parametrize("fmt", EVERY_FORMAT, ids=str)
@@ -36,7 +50,7 @@ def decided(exact: Reference, gradient: Any, tolerance: str, *, flush: bool = Fa
     return decide(Comparison(exact, gradient), tolerances.parse(tolerance).limits(exact.values, bound))
 
 
-def measured(problem: Problem, exact: Reference, gradient: Any) -> Measures:
+def measured(problem: Problem, exact: ExactGradient, gradient: Any) -> Measures:
     return measure_gradient(problem, exact, Comparison(exact, gradient), tolerances.stable_bound(exact))
 
 
@@ -382,6 +396,160 @@ def test_what_rounding_explains_of_a_sum_by_hand(loss: list[str], flush: bool) -
     ((row, due, explained),) = metrics._sums(exact, flush)
     assert (row, due) == (0, pytest.approx(2 * scale * zeta * lse / heat, rel=1e-12))
     assert explained == pytest.approx(allowed, rel=1e-12)
+
+
+@dataclass(frozen=True, eq=False)
+class ByHand:
+    """Exact values that are written down, all of unit and ulp 1."""
+
+    values: Values
+    judged: Any = field(default_factory=lambda: np.ones((1, 1), dtype=np.bool_))
+
+    def exact(self, row: int, cls: int) -> Dyadic:
+        return Dyadic.from_float(float(self.values.high[row, cls]))
+
+
+def compared(candidate: list[float], values: list[float], uncertainty: list[float]) -> Comparison:
+    """One row of a candidate beside values that are written down."""
+    ones = np.zeros((1, len(values)), dtype=np.int64)
+    high, off = np.array([values]), np.array([uncertainty])
+    known = Values(
+        format=named("float32"),
+        high=high,
+        low=np.zeros_like(high),
+        ulp_log2=ones,
+        ulp_most_log2=ones,
+        unit_log2=ones,
+        uncertainty=off,
+    )
+    return Comparison(ByHand(known), np.array([candidate]))
+
+
+def said(error: float, slack: float, limit: float) -> str:
+    """What is decided of one error."""
+    comparison, allowed = compared([error], [0.0], [slack]), np.array([[limit]])
+    limits = Limits(certain=allowed, possible=allowed)
+    decision = decide(comparison, limits)
+    assert bool(failing(comparison, limits).any()) == bool(decision.failed)
+    assert undecided(comparison, limits).any(axis=1).nonzero()[0].tolist() == decision.undecided_rows
+    return "fail" if decision.failed else "undecided" if decision.undecided_rows else "pass"
+
+
+@pytest.mark.parametrize(
+    ("error", "slack", "known"),
+    [
+        (0.5, 0.0, "pass"),
+        (1 - 2.0**-49, 0.0, "pass"),
+        (1 - 2.0**-51, 0.0, "undecided"),  # its own rounding counts
+        (1.0, 0.0, "undecided"),
+        (1 + 2.0**-51, 0.0, "undecided"),
+        (1 + 2.0**-49, 0.0, "fail"),
+        (0.25, 0.5, "pass"),
+        (0.25, 1.0, "undecided"),
+        (0.0, 3.0, "undecided"),
+        (2.0, 1.5, "undecided"),
+        (3.0, 1.5, "fail"),
+        (math.inf, 1.5, "fail"),
+    ],
+)
+def test_an_error_its_slack_and_its_limit(error: float, slack: float, known: str) -> None:
+    assert said(error, slack, 1.0) == known
+    assert said(-error, slack, 1.0) == known
+
+
+def test_where_nothing_is_allowed() -> None:
+    assert said(0.0, 0.0, 0.0) == "pass"
+    assert said(0.0, 1.0, 0.0) == "undecided"
+    assert said(1.0, 1.0, 0.0) == "undecided"
+    assert said(2.0, 1.0, 0.0) == "fail"
+
+
+def test_what_cannot_be_told_from_0_is_0_in_both() -> None:
+    """A value of 2 that may be off by 4, and a candidate that is off by 6 and by 10 of it: past 8 an error is seen."""
+    for candidate, rel, norm in ((8.0, 0.0, 0.0), (12.0, 5.0, 0.625)):
+        found = measure(compared([candidate, 16.0], [2.0, 16.0], [4.0, 0.0]), np.ones((1, 2)))
+        shares = {name: extreme.value for name, extreme in found.extremes.items() if extreme}
+        off = candidate - 2
+        assert shares == {"abs": off, "rel": rel, "ulp": off, "norm": norm, "bound": off}
+        worst = found.extremes["abs"]
+        assert worst is not None
+        assert (worst.reference, worst.uncertainty_ulp, worst.ulp) == (Dyadic(0, 0), 4.0, off)
+
+
+def test_what_is_counted_by_hand() -> None:
+    """A wrong sign is one that both have, and that is certain; 0 is flushed where the value does not round to it."""
+    values, slack = [3.0, -3.0, 3.0, 3.0, 0.25, 0.75, 3.0, 2.0], [0.0, 0.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    candidate = [-3.0, 3.0, -3.0, -0.0, 0.0, -0.0, -math.nan, 2.0]
+    found = measure(compared(candidate, values, slack), np.ones((1, 8)))
+    assert (found.wrong_sign, found.flushed, found.nonfinite) == (2, 2, 1)
+    plain = measure(compared([2.0, -2.0], [2.0, -2.0], [0.0, 0.0]), np.ones((1, 2)))
+    assert (plain.wrong_sign, plain.flushed, plain.nonfinite) == (0, 0, 0)
+    assert (plain.ignored_nonzero, plain.total, plain.undefined_rows, plain.infinite_loss_rows) == (0, None, 0, 0)
+
+
+def test_the_worst_is_where_something_is_judged() -> None:
+    """Beside an undefined row, also where no error is larger than 0; and nowhere, where all is undefined."""
+    problem = make_problem([[math.nan, 0.0], [math.nan, 1.0]], [0, -1], "float32", ["ignore_index=-1"])
+    exact = reference.compute(problem, problem.format, Settings())
+    gradient = np.array([[7.0, math.nan], [0.0, 0.0]], dtype=np.float32)
+    bound = tolerances.stable_bound(exact)
+    decision = decide(Comparison(exact, gradient), Limits(certain=bound, possible=bound), top=4)
+    assert decision.worst is not None
+    assert (decision.failed, decision.judged, decision.worst.row, decision.worst.value) == (0, 2, 1, 0.0)
+    assert [(one.row, one.cls) for one in decision.top] == [(1, 0), (1, 1)]
+    assert {extreme.row for extreme in measured(problem, exact, gradient).extremes.values() if extreme} == {1}
+    nothing = problem.take(np.array([0]))
+    exact = reference.compute(nothing, nothing.format, Settings())
+    bound = tolerances.stable_bound(exact)
+    decision = decide(Comparison(exact, gradient[:1]), Limits(certain=bound, possible=bound), top=4)
+    assert (decision.failed, decision.judged, decision.undecided_rows) == (0, 0, [])
+    assert (decision.worst, decision.top) == (None, ())
+    assert math.isnan(decision.limit_ulps)
+    found = measured(nothing, exact, gradient[:1])
+    assert list(found.extremes.values()) == [None] * 5
+    assert (found.total, found.undefined_rows) == (None, 1)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("loss", [[], ["z_loss=0.25", "upstream=-3", "temperature=2"]], ids=" ".join)
+def test_the_total_of_the_closed_form(loss: list[str], sign: int) -> None:
+    """Beside what all probabilities have in common, or, where that is too little, as the full check has it."""
+    problem = make_problem([[0.5, -1.0, 2.0, 0.25], [math.nan, 0.0, 0.0, 0.0]], [2, 0], "float32", loss)
+    exact = reference.compute(problem, problem.format, Settings())
+    closed = ClosedForm(problem, problem.format)
+    gradient = np.where(exact.judged, closed.values.high * 2.0**closed.values.unit_log2, 7.0)
+    ((_, due, _),) = metrics._sums(exact, False)
+    (e,) = (one for one in exact.estimates if one is not None)
+    common = (16 + 1 / 128) * 2.0**-24 + 2 * 2.0**-24 * e.log_sum
+    allowed = abs(e.scale) / e.temperature * e.weight * common
+    for off in (0.5, 0.99):
+        wrong = gradient.copy()
+        wrong[0, 1] += sign * off * allowed
+        assert measured(problem, closed, wrong).total == pytest.approx(off, rel=1e-4)
+        assert wrong[0].sum() - due == pytest.approx(sign * off * allowed, rel=1e-4)
+    for off in (1.01, 100.0):
+        wrong = gradient.copy()
+        wrong[0, 1] += sign * off * allowed
+        full = measured(problem, exact, wrong).total
+        assert full is not None
+        assert 0 < full < off
+        assert measured(problem, closed, wrong).total == pytest.approx(full, rel=1e-4)
+    gradient[0, 1] = math.nan
+    assert measured(problem, closed, gradient).total is None
+
+
+def test_a_softcap_leaves_no_known_sum() -> None:
+    problem = make_problem([[0.5, -1.0, 2.0, 0.25]], [2], "float32", ["softcap=3"])
+    for exact in (reference.compute(problem, problem.format, Settings()), ClosedForm(problem, problem.format)):
+        assert measured(problem, exact, np.ones((1, 4), dtype=np.float32)).total is None
+
+
+def test_a_sum_that_nothing_explains() -> None:
+    """Labels of nothing leave no rounding: any sum but 0 is infinitely far off."""
+    assert metrics._of_allowed(np.array([0.5, -0.5]), 0.0, 0.0) == 0.0
+    assert metrics._of_allowed(np.array([0.5, -0.25]), 0.0, 0.0) == math.inf
+    assert metrics._of_allowed(np.array([0.5, -0.25]), 1.0, 0.5) == 1.5
+    assert metrics._of_allowed(np.array([1.7e308, 1.7e308]), 0.0, 1.0) == math.inf
 
 
 def test_labels_of_nothing_leave_nothing() -> None:
