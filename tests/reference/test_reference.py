@@ -23,6 +23,7 @@ from gradcheck.reference import Reference, Settings
 from gradcheck.reference.engines import mpmath as engine
 from gradcheck.reference.rule import TARGET_BITS, plan
 from gradcheck.reference.stencils import stencil
+from gradcheck.reference.values import Values, following, nothing, values_in_units
 from tests.conftest import EVERY_FORMAT, make_problem, real
 from tests.reference import closed_form
 
@@ -417,3 +418,112 @@ def test_many_subnormals_together() -> None:
         exact = reference.compute(problem, fmt, Settings())
         gradient = candidates.load("compensated").gradient(problem)
         assert exact.values.in_ulps(Comparison(exact, gradient).errors)[0, 0] <= 16
+
+
+# --- values in units -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "exponent", "error_log2", "known"),
+    [
+        # in float16 the ulp is 2^-10 from 1 to 2, 2^-11 below 1, and 2^-24 below 2^-14
+        (1.5, 0.0, 0, -20, (-10, -10, -10)),
+        (-1.5, 0.0, 0, -20, (-10, -10, -10)),
+        (1.5, 0.0, -3, -23, (-13, -13, -13)),
+        (1.5, 0.0, 0, 0, (-10, -11, -9)),  # 0.5 to 2.5
+        (1.5, 0.0, 0, 1, (-10, -24, -9)),  # −0.5 to 3.5
+        (1.75, 0.0, 0, -2, (-10, -10, -9)),  # reaches 2 exactly
+        (1.75, 0.0, 0, -3, (-10, -10, -10)),
+        (1.25, 0.0, 0, -2, (-10, -10, -10)),  # reaches 1 exactly, which has the ulp of what is above it
+        (1.25, 0.0, 0, -1, (-10, -11, -10)),
+        (1.0, 0.0, 0, -20, (-10, -11, -10)),
+        (-1.0, 0.0, 0, -20, (-10, -11, -10)),
+        (1.0, 2.0**-60, 0, -80, (-10, -10, -10)),
+        (-1.0, -(2.0**-60), 0, -80, (-10, -10, -10)),
+        (1.0, -(2.0**-60), 0, -80, (-10, -11, -10)),
+        (-1.0, 2.0**-60, 0, -80, (-10, -11, -10)),
+        (1.0, 2.0**-60, 0, -59, (-10, -11, -10)),
+        (2 - 2.0**-52, 2.0**-55, 0, -53, (-10, -10, -10)),
+        (2 - 2.0**-52, 2.0**-55, 0, -52, (-10, -10, -9)),
+        (1.5, 0.0, -16, -26, (-24, -24, -24)),
+        (1.5, 0.0, -15, -26, (-24, -24, -24)),
+        (1.5, 0.0, -13, -26, (-23, -23, -23)),
+        (0.0, 0.0, 0, -math.inf, (-24, -24, -24)),
+        (0.0, 0.0, 0, -2, (-24, -24, -12)),
+    ],
+)
+def test_the_ulps_that_a_value_may_have(
+    value: float, low: float, exponent: int, error_log2: float, known: tuple[int, int, int]
+) -> None:
+    fmt = named("float16")
+    found = values_in_units(fmt, *(np.array([one]) for one in (value, low, exponent, error_log2)))
+    assert (int(found.unit_log2[0]), int(found.ulp_log2[0]), int(found.ulp_most_log2[0])) == known
+    unit = 2.0 ** known[0]
+    assert (found.high[0] * unit, found.low[0] * unit) == (math.ldexp(value, exponent), math.ldexp(low, exponent))
+    assert found.uncertainty[0] * unit == pytest.approx(
+        2.0**error_log2 + abs(value) * 2.0 ** (exponent - 104), rel=1e-12
+    )
+    assert found.size[0] == abs(found.high[0])
+
+
+def test_units_have_a_floor() -> None:
+    """2^-600, or what leaves room for larger errors; what is far below it is 0, and off by little."""
+    fmt = named("float64")
+    arrays = [np.array([value]) for value in (1.5, 2.0**-60, -650, -700)]
+    found = values_in_units(fmt, *arrays)
+    assert (int(found.unit_log2[0]), int(found.ulp_log2[0]), int(found.ulp_most_log2[0])) == (-600, -702, -702)
+    assert (found.high[0], found.low[0], found.uncertainty[0]) == (1.5 * 2.0**-50, 2.0**-110, 2.0**-100)
+    assert found.in_ulps(np.array([1.0]))[0] == found.in_ulps_at(np.array([1.0]), (0,)) == 2.0**102
+    assert int(values_in_units(fmt, *arrays, -500).unit_log2[0]) == -500
+    far = values_in_units(fmt, *(np.array([value]) for value in (1.5, 0.0, -9000, -9100)))
+    assert (far.high[0], far.uncertainty[0], int(far.ulp_log2[0])) == (0.0, 2.0**-1000, -1074)
+    huge = values_in_units(fmt, *(np.array([value]) for value in (1.5, 0.0, 0, 9000)))
+    assert huge.uncertainty[0] == math.inf
+    for name, unit in (("float16", -24), ("float64", -600)):
+        zeros = nothing(named(name), (1, 2))
+        assert zeros.unit_log2.tolist() == [[unit, unit]]
+        assert zeros.ulp_log2.tolist() == zeros.ulp_most_log2.tolist() == [[named(name).subnormal_log2] * 2]
+        assert [array.tolist() for array in (zeros.high, zeros.low, zeros.uncertainty)] == [[[0.0, 0.0]]] * 3
+        assert not zeros.resolved.any()
+
+
+def test_of_rough_values_only_what_is_certain_counts() -> None:
+    """Where an uncertainty of more than 2^-9 ulp shows; sharp values are taken as they are."""
+    slack = np.array([0.5, 0.5, 2.0**-9, 2.0**-8, math.inf, 1.0])
+    errors = np.array([2.0, 0.25, 1.0, 1.0, math.inf, math.inf])
+    zeros = np.zeros(6, dtype=np.int64)
+    sharp = Values(
+        format=named("float32"),
+        high=np.full(6, -3.0),
+        low=np.zeros(6),
+        ulp_log2=zeros - 1,
+        ulp_most_log2=zeros,
+        unit_log2=zeros,
+        uncertainty=slack,
+    )
+    rough = dataclasses.replace(sharp, rough=True)
+    assert sharp.certain(errors) is errors
+    with np.errstate(invalid="ignore"):
+        assert rough.certain(errors).tolist() == [1.5, 0.0, 1.0, 1 - 2.0**-8, math.inf, math.inf]
+    fine = dataclasses.replace(rough, uncertainty=np.full(6, 2.0**-9))
+    assert fine.certain(errors) is errors
+    assert sharp.measuring_size.tolist() == [3.0] * 6
+    assert rough.measuring_size.tolist() == (3 + slack).tolist()
+    assert (sharp.in_ulps(errors)[0], rough.in_ulps(errors)[0]) == (4.0, 2.0)
+    assert (sharp.in_ulps_at(errors, (1,)), rough.in_ulps_at(errors, (1,))) == (0.5, 0.25)
+    assert sharp.resolved.tolist() == [True, True, True, True, False, True]
+    assert not dataclasses.replace(sharp, uncertainty=np.full(6, 3.0)).resolved.any()
+
+
+def test_what_follows_is_made_once_for_each_flag() -> None:
+    made = []
+
+    @following
+    def twice(exact: Any, flush: bool) -> list[bool]:
+        made.append(flush)
+        return [flush]
+
+    one, other = Settings(), Settings(order=4)
+    assert twice(one, False) is twice(one, False)
+    assert (twice(one, False), twice(one, True), twice(other, True)) == ([False], [True], [True])
+    assert made == [False, True, True]
