@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -32,7 +34,7 @@ from gradcheck.problem import Problem
 from gradcheck.reference import Reference, Settings
 from gradcheck.reference.values import ExactGradient, Values
 from gradcheck.screening import ClosedForm
-from gradcheck.tolerances import Limits
+from gradcheck.tolerances import Limits, Tolerance
 from tests.conftest import EVERY_FORMAT, Program, make_problem
 
 each_format = pytest.mark.parametrize("fmt", EVERY_FORMAT, ids=str)
@@ -151,6 +153,129 @@ def test_the_stable_bound_is_the_documented_one(fmt: Format) -> None:
         for place in range(4):
             found = bound[0, place] * 2.0 ** int(exact.values.unit_log2[0, place])
             assert found == pytest.approx(stable_bound_by_hand(fmt, logits, label, place, smallest), rel=1e-5)
+
+
+OPTIONS: tuple[dict[str, float], ...] = (
+    {},
+    {"temperature": 2.0, "upstream": 3.0},
+    {"softcap": 3.0},
+    {"softcap": 3.0, "temperature": 0.5, "z_loss": 0.25, "upstream": 0.125},
+    {"z_loss": 0.25, "upstream": 4.0},
+)
+
+
+@each_format
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_the_stable_bound_with_every_option(fmt: Format, options: dict[str, float]) -> None:
+    """As it is documented, for three labels of which two carry a quarter each, in float64 with plain numbers."""
+    heat, cap = options.get("temperature", 1.0), options.get("softcap", math.inf)
+    zeta, scale = options.get("z_loss", 0.0), options.get("upstream", 1.0)
+    logits, labels = [0.5, -1.0, 2.0, -3.5], [0.25, 0.0, 0.5, 0.25]
+    capped = [cap * math.tanh(logit / cap) if cap < math.inf else logit for logit in logits]
+    slopes = [(1 - (value / cap) ** 2) / heat for value in capped]
+    z = [value / heat for value in capped]
+    log_sum = math.log(sum(math.exp(one - max(z)) for one in z))
+    lse = max(z) + log_sum
+    u, u_sum = fmt.unit_roundoff, min(fmt.unit_roundoff, 2.0**-24)
+    heavy = 1 + 2 * zeta * (1 + abs(lse))
+    problem = make_problem([logits], [labels], fmt, [f"{name}={value}" for name, value in options.items()])
+    exact = reference.compute(problem, fmt, Settings(target_bits=40))
+    for flush, smallest in ((False, fmt.smallest_subnormal), (True, fmt.smallest_normal)):
+        bound = tolerances.stable_bound(exact, flush=flush)
+        assert not bound.flags.writeable
+        for place, (one, q, slope) in enumerate(zip(z, labels, slopes, strict=True)):
+            p = math.exp(one - lse)
+            inner = (1 + 2 * zeta * lse) * p - q
+            moved = (
+                math.expm1(2 * u * (abs(one) + max(map(abs, z)))) / u
+                if {"temperature", "softcap"} & set(options)
+                else 0
+            )
+            softmax = heavy * (u * (3 * (max(z) - one) + 2 * log_sum + 8 + moved) + 4 * math.sqrt(4) * u_sum)
+            known = scale * slope * (p * (softmax + 0.5 * 3 * u_sum) + 4 * u * q)
+            if cap < math.inf:
+                known += scale / heat * 4 * u * (abs(inner) + 16 * u * (heavy * p + q))
+            known += 2 * u * scale * slope * abs(inner)
+            known += smallest * max(1.0, scale * max(heavy, 1.0) * max(slopes))
+            found = bound[0, place] * 2.0 ** int(exact.values.unit_log2[0, place])
+            assert found == pytest.approx(known * (1 + 2.0**-20), rel=1e-9)
+
+
+def test_limits_are_as_uncertain_as_the_value() -> None:
+    """1 to 3 units of 2^-1, and 14 to 18 of 2^2: by every tolerance what certainly passes, and what certainly fails."""
+    values = Values(
+        format=named("float32"),
+        high=np.array([[-2.0, 16.0], [1.0, 1.0]]),
+        low=np.zeros((2, 2)),
+        ulp_log2=np.array([[-2, 2], [0, 0]]),
+        ulp_most_log2=np.array([[-1, 3], [0, 0]]),
+        unit_log2=np.array([[-1, 2], [0, 0]]),
+        uncertainty=np.array([[1.0, 2.0], [0.0, 0.0]]),
+    )
+    bound = np.array([[5.0, 7.0], [1.0, 1.0]])
+    rtol, atol = named("float32").assert_close
+    for rule, certain, possible, other in (
+        ("stable", [5.0, 7.0], [5.0, 7.0], 1.0),
+        ("ulp:3", [1.5, 3.0], [3.0, 6.0], 3.0),
+        ("rel:0.5", [0.5, 7.0], [1.5, 9.0], 0.5),
+        ("abs:3", [6.0, 0.75], [6.0, 0.75], 3.0),
+        ("norm:0.5", [56.0, 7.0], [72.0, 9.0], 0.5),
+        ("allclose:0.5,3", [6.5, 7.75], [7.5, 9.75], 3.5),
+        ("torch", [2 * atol + rtol, atol / 4 + 14 * rtol], [2 * atol + 3 * rtol, atol / 4 + 18 * rtol], atol + rtol),
+    ):
+        limits = tolerances.parse(rule).limits(values, bound)
+        assert limits.certain.tolist() == [certain, [other, other]]
+        assert limits.possible.tolist() == [possible, [other, other]]
+    unseen = dataclasses.replace(values, uncertainty=np.array([[3.0, 2.0], [0.0, 0.0]]))
+    assert tolerances.parse("rel:0.5").limits(unseen, bound).certain[0].tolist() == [0.0, 7.0]
+    apart = dataclasses.replace(values, unit_log2=np.array([[-600, 900], [900, -600]]))
+    assert tolerances.parse("norm:0.5").limits(apart, bound).certain.tolist() == [[math.inf, 7.0], [0.5, math.inf]]
+
+
+def test_limits_of_the_closed_form_leave_room_for_its_rounding() -> None:
+    problem = make_problem([[0.5, -1.0]], [0], "float16")
+    exact, closed = reference.compute(problem, problem.format, Settings()), ClosedForm(problem, problem.format)
+    bound, rule = tolerances.stable_bound(closed, flush=True), tolerances.parse("stable")
+    limits = tolerances.limits_of(rule, closed, flush=True)
+    assert limits.certain.tolist() == (bound * (1 - 2.0**-14)).tolist()
+    assert limits.possible.tolist() == (bound * (1 + 2.0**-14)).tolist()
+    sharp = tolerances.limits_of(rule, exact, flush=True)
+    assert sharp.certain is sharp.possible is tolerances.stable_bound(exact, flush=True)
+    assert (sharp.certain > tolerances.stable_bound(exact)).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "tolerance", "metric"),
+    [
+        ("stable", tolerances.Stable(), "bound"),
+        ("torch", tolerances.Torch(), "allclose"),
+        ("ulp:4", tolerances.Ulp(most=4.0), "ulp"),
+        ("rel:0x1p-3", tolerances.Relative(most=0.125), "rel"),
+        ("abs:0.5", tolerances.Absolute(most=0.5), "abs"),
+        ("norm:2", tolerances.Norm(most=2.0), "norm"),
+        ("allclose:0.5,3", tolerances.AllClose(rtol=0.5, atol=3.0), "allclose"),
+    ],
+)
+def test_what_a_tolerance_means(text: str, tolerance: Tolerance, metric: str) -> None:
+    """Its numbers, and the metric that it judges by."""
+    assert tolerances.parse(text) == tolerance
+    assert tolerance.metric == metric
+    assert str(tolerance) == text.replace("0x1p-3", "0.125")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stable:", "tolerance 'stable' takes no number"),
+        ("torch:1", "tolerance 'torch' takes no number"),
+        ("ulp:x", "tolerance 'ulp:x' needs a finite number >= 0 after the colon, such as ulp:4 or rel:1e-6"),
+        ("allclose:1", "tolerance 'allclose:1' should read allclose:RTOL,ATOL"),
+        ("allclose:1,", "tolerance 'allclose:1,' needs a finite number"),
+    ],
+)
+def test_what_is_wrong_with_a_tolerance(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=f"^{re.escape(said)}"):
+        tolerances.parse(text)
 
 
 @each_format
