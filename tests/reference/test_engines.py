@@ -100,9 +100,21 @@ def test_growth_constants_bound_the_derivatives_of_softmax(order: int) -> None:
     assert growth < 1.05 * worst + 0.02
 
 
-def test_unknown_order() -> None:
-    with pytest.raises(UsageError, match="--order"):
-        Settings(order=3)
+def test_growth_constants_by_hand() -> None:
+    """Up to the fourth no derivative of p is larger than p; tanh's are at most 1, 2 and 4 times sech²."""
+    for order in (2, 4):
+        known = stencil(order).softmax_growth, stencil(order).square_growth
+        assert known[0] == pytest.approx([1.0] * (order + 1), rel=1e-8)
+        assert known[1] == pytest.approx([2**m - 1 for m in range(order + 1)], rel=1e-8)
+    assert stencil(2).cap_growth == pytest.approx([4.0, 6.0, 1.0], rel=1e-8)
+    assert [stencil(order).weight for order in ORDERS] == pytest.approx([1.0, 3 / 2, 11 / 6, 25 / 12], rel=1e-15)
+    assert [stencil(order).reach for order in ORDERS] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("order", [0, 3, 10])
+def test_unknown_order(order: int) -> None:
+    with pytest.raises(UsageError, match=f"^--order is one of 2, 4, 6, 8, not {order}$"):
+        Settings(order=order)
 
 
 # --- agreement -------------------------------------------------------------------------------------------------

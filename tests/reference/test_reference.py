@@ -21,8 +21,8 @@ from gradcheck.formats import Float64, Format, Int64, named
 from gradcheck.problem import Problem
 from gradcheck.reference import Reference, Settings
 from gradcheck.reference.engines import mpmath as engine
-from gradcheck.reference.rule import TARGET_BITS, plan
-from gradcheck.reference.stencils import stencil
+from gradcheck.reference.rule import TARGET_BITS, Plan, derivative_log2, plan, truncation_log2
+from gradcheck.reference.stencils import ORDERS, stencil
 from gradcheck.reference.values import Values, following, nothing, values_in_units
 from tests.conftest import EVERY_FORMAT, make_problem, real
 from tests.reference import closed_form
@@ -381,6 +381,88 @@ def test_plan_grows_with_the_target() -> None:
     small, large = (plan(estimates, named("float32"), ulps, stencil(2), bits) for bits in (10, 30))
     assert large.step_log2 == small.step_log2 - 10
     assert large.precision_bits == small.precision_bits + 30
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "options", "known"),
+    [
+        # p = 1/2, |p''| <= p, and G = ±1/2
+        ([0.0, 0.0], [1, 0], {}, 0.5),
+        ([0.0, 0.0], [1, 0], {"temperature": Fraction(1, 2), "scale": Fraction(3)}, 3 * 0.5 * 2**3),
+        ([0.0, 0.0], [0.25, 0.5], {}, 0.75 * 0.5),
+        # |(lse·p)'' − lse·p''| <= 3p
+        ([0.0, 0.0], [1, 0], {"zeta": Fraction(1, 4)}, (1 + 0.5 * (1 + math.log(2)) + 0.5 * 3) * 0.5),
+        # 4·sech²/c², 6·sech²/(cT) and sech²/T² of the loss's first, second and third derivative
+        ([0.0, 0.0], [1, 0], {"softcap": Fraction(4)}, 0.5 * (4 / 16 + 6 / 4 + 1)),
+        (
+            [0.0, 0.0],
+            [0.25, 0.5],
+            {"softcap": Fraction(4), "temperature": Fraction(2)},
+            (4 * 0.5 / 16 + 6 * 0.375 / (4 * 2) + 0.375 / 4) / 2,
+        ),
+    ],
+)
+def test_the_third_derivative_by_hand(
+    logits: list[float], labels: list[float], options: dict[str, Any], known: float
+) -> None:
+    row = dataclasses.replace(make_problem([logits], [labels]).terms.row(0), **options)
+    assert np.exp2(derivative_log2(estimate(row), stencil(2))).max() == pytest.approx(known, rel=1e-8)
+
+
+def test_a_masked_class_has_no_derivative() -> None:
+    row = make_problem([[-math.inf, 0.0, 0.0]], [1]).distinct[0]
+    assert row is not None
+    estimates = estimate(row)
+    assert np.isneginf(derivative_log2(estimates, stencil(2))).tolist() == np.isneginf(estimates.z).tolist()
+
+
+@pytest.mark.parametrize(
+    ("logits", "options", "ulp_log2", "known"),
+    [
+        # 2H >= 10 + 1 + log2(M/6 ulp), M = 1/2, and P = 10 + H + 25 + 7 for the sum over two classes
+        ([0.0, 0.0], {}, -25, (-17, 10 + 17 + 25 + 7)),
+        ([0.0, 0.0], {"scale": Fraction(8)}, -25, (-18, 10 + 18 + 25 + 3 + 7)),
+        ([0.0, 0.0], {}, -1000, (-504, 10 + 504 + 149 + 7)),  # below its smallest number a format has no digits
+        ([0.0, 0.0], {}, 5, (-4, 24 + 10 + 7)),  # no step above T/16, and no fewer bits than the format's
+        ([0.0, 0.0], {"temperature": Fraction(1, 4)}, 15, (-6, 24 + 10 + 7)),
+        ([0.0, 0.0], {"temperature": Fraction(100)}, 5, (-4, 24 + 10 + 7)),
+        ([16.0, 16.0], {"softcap": Fraction(10**9)}, -25, (-17, 10 + 17 + 25 + 4 + 7)),
+        ([0.0, 0.0], {"softcap": Fraction(1, 4)}, 15, (-6, 24 + 10 + 7)),
+        ([0.0] * 1000, {}, -25, (-12, 10 + 12 + 25 + 18)),  # M = 1/1000, and log2(1000·(ln 1000 + 2)) is 13.1
+    ],
+)
+def test_step_and_precision_by_hand(
+    logits: list[float], options: dict[str, Any], ulp_log2: int, known: tuple[int, int]
+) -> None:
+    row = dataclasses.replace(make_problem([logits], [0]).terms.row(0), **options)
+    estimates = estimate(row)
+    ulps = np.full(len(estimates.z), ulp_log2)
+    found = plan(estimates, named("float32"), ulps, stencil(2), 10)
+    assert (found.step_log2, found.precision_bits) == known
+    own = plan(estimates, named("float32"), ulps, stencil(2), 10, found.step_log2 - 1000)
+    assert own.step_log2 == found.step_log2 - 1000
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_truncation_by_hand(order: int) -> None:
+    """h^n·M/(6, 30, …), and what M may grow by over the m steps of the stencil."""
+    row = make_problem([[0.0, 0.5]], [0]).terms.row(0)
+    shape = stencil(order)
+    for options, steps in (
+        ({}, 1.0),
+        ({"temperature": Fraction(2)}, 0.5),
+        ({"zeta": Fraction(1, 4)}, 4.0),
+        ({"softcap": Fraction(2), "temperature": Fraction(3)}, 2.0),
+    ):
+        estimates = estimate(dataclasses.replace(row, **options))
+        used = Plan(stencil=shape, step_log2=-4, precision_bits=100, derivative_log2=derivative_log2(estimates, shape))
+        known = used.derivative_log2 - 4 * order + math.log2(shape.remainder) + steps * shape.reach / 16 / math.log(2)
+        found = truncation_log2(estimates, used)
+        assert found.tolist() == pytest.approx((known + 2.0**-20 / math.log(2)).tolist(), abs=1e-11)
+    for softcap, bounded in ((Fraction(1, 2), True), (Fraction(255, 512), False)):
+        estimates = estimate(dataclasses.replace(row, softcap=softcap))
+        found = truncation_log2(estimates, dataclasses.replace(used, step_log2=-5))
+        assert np.isfinite(found).all() == bounded
 
 
 @pytest.mark.parametrize("method", ["incremental", "direct"])
