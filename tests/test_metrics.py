@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from gradcheck import catalogue, closed_form, metrics, reference, tolerances
+from gradcheck.estimates import estimate
 from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import Array, Format, named
@@ -166,18 +167,19 @@ OPTIONS: tuple[dict[str, float], ...] = (
 
 @each_format
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_the_stable_bound_with_every_option(fmt: Format, options: dict[str, float]) -> None:
-    """As it is documented, for three labels of which two carry a quarter each, in float64 with plain numbers."""
+@pytest.mark.parametrize("labels", [[0.25, 0.0, 0.5, 0.25], [0.0625, 0.0, 0.125, 0.0625]], ids=["whole", "light"])
+def test_the_stable_bound_with_every_option(fmt: Format, options: dict[str, float], labels: list[float]) -> None:
+    """As it is documented, for three labels of which one carries half of the weight, in float64 with plain numbers."""
     heat, cap = options.get("temperature", 1.0), options.get("softcap", math.inf)
     zeta, scale = options.get("z_loss", 0.0), options.get("upstream", 1.0)
-    logits, labels = [0.5, -1.0, 2.0, -3.5], [0.25, 0.0, 0.5, 0.25]
+    logits, whole = [0.5, -1.0, 2.0, -3.5], sum(labels)
     capped = [cap * math.tanh(logit / cap) if cap < math.inf else logit for logit in logits]
     slopes = [(1 - (value / cap) ** 2) / heat for value in capped]
     z = [value / heat for value in capped]
     log_sum = math.log(sum(math.exp(one - max(z)) for one in z))
     lse = max(z) + log_sum
     u, u_sum = fmt.unit_roundoff, min(fmt.unit_roundoff, 2.0**-24)
-    heavy = 1 + 2 * zeta * (1 + abs(lse))
+    heavy = whole + 2 * zeta * (1 + abs(lse))
     problem = make_problem([logits], [labels], fmt, [f"{name}={value}" for name, value in options.items()])
     exact = reference.compute(problem, fmt, Settings(target_bits=40))
     for flush, smallest in ((False, fmt.smallest_subnormal), (True, fmt.smallest_normal)):
@@ -185,20 +187,33 @@ def test_the_stable_bound_with_every_option(fmt: Format, options: dict[str, floa
         assert not bound.flags.writeable
         for place, (one, q, slope) in enumerate(zip(z, labels, slopes, strict=True)):
             p = math.exp(one - lse)
-            inner = (1 + 2 * zeta * lse) * p - q
+            inner = (whole + 2 * zeta * lse) * p - q
             moved = (
                 math.expm1(2 * u * (abs(one) + max(map(abs, z)))) / u
                 if {"temperature", "softcap"} & set(options)
                 else 0
             )
             softmax = heavy * (u * (3 * (max(z) - one) + 2 * log_sum + 8 + moved) + 4 * math.sqrt(4) * u_sum)
-            known = scale * slope * (p * (softmax + 0.5 * 3 * u_sum) + 4 * u * q)
+            known = scale * slope * (p * (softmax + whole / 2 * 3 * u_sum) + 4 * u * q)
             if cap < math.inf:
                 known += scale / heat * 4 * u * (abs(inner) + 16 * u * (heavy * p + q))
             known += 2 * u * scale * slope * abs(inner)
             known += smallest * max(1.0, scale * max(heavy, 1.0) * max(slopes))
             found = bound[0, place] * 2.0 ** int(exact.values.unit_log2[0, place])
             assert found == pytest.approx(known * (1 + 2.0**-20), rel=1e-9)
+
+
+def test_parts_of_the_bound_by_hand() -> None:
+    """Two equal logits, whose S is 2."""
+    row = make_problem([[0.0, 0.0]], [0], "float16").distinct[0]
+    assert row is not None
+    fmt = named("float16")
+    found = tolerances.softmax_error(estimate(row), fmt)
+    assert found.tolist() == pytest.approx([2.0**-11 * (2 * math.log(2) + 8) + 4 * math.sqrt(2) * 2.0**-24] * 2)
+    constant, slope = tolerances.plain_bound(fmt, 9, np.array([math.log(2)]))
+    slack = 1 + 2.0**-20
+    assert constant.tolist() == pytest.approx([slack * (2.0**-11 * (2 * math.log(2) + 10) + 12 * 2.0**-24)], rel=1e-12)
+    assert slope == slack * 3 * 2.0**-11
 
 
 def test_limits_are_as_uncertain_as_the_value() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -297,6 +298,75 @@ def test_refine_renews_the_rows_that_it_is_asked_to() -> None:
 def test_settings_are_validated(settings: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         Settings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"digits": 4}, "--digits 4 is outside 5…6020"),
+        ({"digits": 6021}, "--digits 6021 is outside 5…6020"),
+        ({"step_log2": 1}, "--step 2^1 is outside 2^-19999…2^0"),
+        ({"step_log2": -20_000}, "--step 2^-20000 is outside 2^-19999…2^0"),
+        ({"method": "magic"}, "method"),
+    ],
+)
+def test_what_settings_are_refused_with(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises((UsageError, UnknownNameError), match=re.escape(said)):
+        Settings(**settings)
+
+
+def test_settings_at_their_ends() -> None:
+    for settings in (Settings(digits=5), Settings(digits=6020), Settings(step_log2=0), Settings(step_log2=-19_999)):
+        assert settings.fixed
+    assert not Settings().fixed
+    assert not Settings(target_bits=40, order=8, method="direct").fixed
+    assert (Settings().target_bits, Settings().order, Settings().method, Settings().engine) == (
+        10,
+        2,
+        "incremental",
+        "mpmath",
+    )
+    # 2^33 is 8.6e9 and 2^34 is 1.7e10
+    assert [reference.bits_of(digits) for digits in (1, 5, 10)] == [4, 17, 34]
+    assert [reference.digits_of(bits) for bits in (3, 4, 33, 34, 20_000)] == [0, 1, 9, 10, 6020]
+
+
+def test_rows_without_a_gradient_are_0_and_not_judged() -> None:
+    problem = make_problem(
+        [[math.nan, 0.0], [0.0, 0.0], [1.0, 2.0], [0.0, 3.0]], [0, 1, -1, 0], "float32", ["ignore_index=-1"]
+    )
+    seen = []
+    exact = reference.compute(problem, problem.format, Settings(), lambda: seen.append(None))
+    assert len(seen) == 4
+    assert exact.judged.tolist() == [[False], [True], [True], [True]]
+    for n in (0, 2):
+        assert exact.rows[n] is None
+        assert exact.estimates[n] is None
+        assert exact.exact_row(n) == [Dyadic(0, 0)] * 2 == [exact.exact(n, 0), exact.exact(n, 1)]
+        assert exact.values.high[n].tolist() == exact.values.uncertainty[n].tolist() == [0.0, 0.0]
+    assert [float(to_fraction(value)) for value in exact.exact_row(1)] == pytest.approx([0.5, -0.5])
+    assert len(exact.plans) == 2
+    assert exact.evaluations == 1
+    assert exact.spread(lambda known, values: values.size * 0 + known.row.counts)[:, 0].tolist() == [0.0, 1.0, 0.0, 1.0]
+    nothing = reference.compute(problem.take(np.array([0, 2])), problem.format, Settings())
+    assert (nothing.plans, nothing.evaluations) == ([], 0)
+
+
+def test_users_digits_and_step_are_taken_as_they_are() -> None:
+    problem = make_problem([[0.5, -1.0, 2.0]], [1])
+    (found,) = reference.compute(problem, problem.format, Settings(digits=30, step_log2=-7)).plans
+    assert (found.step_log2, found.precision_bits) == (-7, 100)
+    (found,) = reference.compute(problem, problem.format, Settings(step_log2=-7)).plans
+    assert found.step_log2 == -7
+
+
+def test_a_sharper_reference_remembers_how_it_was_asked_for() -> None:
+    problem = make_problem([[0.5, -1.0, 2.0]], [1])
+    coarse = reference.compute(problem, problem.format, Settings())
+    fine = reference.refine(problem, coarse, [0], 300)
+    assert fine.settings is coarse.settings
+    assert not fine.values.rough
+    assert fine.values.in_ulps(fine.values.uncertainty).max() <= 2.0**-50
 
 
 def test_no_process_wide_mpmath_state_is_touched() -> None:
