@@ -335,7 +335,7 @@ def test_rows_without_a_gradient_are_0_and_not_judged() -> None:
     problem = make_problem(
         [[math.nan, 0.0], [0.0, 0.0], [1.0, 2.0], [0.0, 3.0]], [0, 1, -1, 0], "float32", ["ignore_index=-1"]
     )
-    seen = []
+    seen: list[None] = []
     exact = reference.compute(problem, problem.format, Settings(), lambda: seen.append(None))
     assert len(seen) == 4
     assert exact.judged.tolist() == [[False], [True], [True], [True]]
@@ -347,7 +347,7 @@ def test_rows_without_a_gradient_are_0_and_not_judged() -> None:
     assert [float(to_fraction(value)) for value in exact.exact_row(1)] == pytest.approx([0.5, -0.5])
     assert len(exact.plans) == 2
     assert exact.evaluations == 1
-    assert exact.spread(lambda known, values: values.size * 0 + known.row.counts)[:, 0].tolist() == [0.0, 1.0, 0.0, 1.0]
+    assert exact.spread(lambda known, values: np.ones(len(values.high)))[:, 0].tolist() == [0.0, 1.0, 0.0, 1.0]
     nothing = reference.compute(problem.take(np.array([0, 2])), problem.format, Settings())
     assert (nothing.plans, nothing.evaluations) == ([], 0)
 
@@ -518,12 +518,13 @@ def test_truncation_by_hand(order: int) -> None:
     """h^n·M/(6, 30, …), and what M may grow by over the m steps of the stencil."""
     row = make_problem([[0.0, 0.5]], [0]).terms.row(0)
     shape = stencil(order)
-    for options, steps in (
+    rows: tuple[tuple[dict[str, Any], float], ...] = (
         ({}, 1.0),
         ({"temperature": Fraction(2)}, 0.5),
         ({"zeta": Fraction(1, 4)}, 4.0),
         ({"softcap": Fraction(2), "temperature": Fraction(3)}, 2.0),
-    ):
+    )
+    for options, steps in rows:
         estimates = estimate(dataclasses.replace(row, **options))
         used = Plan(stencil=shape, step_log2=-4, precision_bits=100, derivative_log2=derivative_log2(estimates, shape))
         known = used.derivative_log2 - 4 * order + math.log2(shape.remainder) + steps * shape.reach / 16 / math.log(2)
@@ -575,6 +576,12 @@ def test_many_subnormals_together() -> None:
 # --- values in units -------------------------------------------------------------------------------------------
 
 
+def one_value(fmt: Format, value: float, low: float, exponent: int, error_log2: float, *floor: int) -> Values:
+    return values_in_units(
+        fmt, np.array([value]), np.array([low]), np.array([exponent]), np.array([error_log2]), *floor
+    )
+
+
 @pytest.mark.parametrize(
     ("value", "low", "exponent", "error_log2", "known"),
     [
@@ -584,6 +591,8 @@ def test_many_subnormals_together() -> None:
         (1.5, 0.0, -3, -23, (-13, -13, -13)),
         (1.5, 0.0, 0, 0, (-10, -11, -9)),  # 0.5 to 2.5
         (1.5, 0.0, 0, 1, (-10, -24, -9)),  # −0.5 to 3.5
+        (1.5, 0.0, 0, 0.2, (-10, -12, -9)),  # 0.35 to 2.65
+        (1.5, 0.0, 0, 2.5, (-10, -24, -8)),  # −4.2 to 7.2
         (1.75, 0.0, 0, -2, (-10, -10, -9)),  # reaches 2 exactly
         (1.75, 0.0, 0, -3, (-10, -10, -10)),
         (1.25, 0.0, 0, -2, (-10, -10, -10)),  # reaches 1 exactly, which has the ulp of what is above it
@@ -608,7 +617,7 @@ def test_the_ulps_that_a_value_may_have(
     value: float, low: float, exponent: int, error_log2: float, known: tuple[int, int, int]
 ) -> None:
     fmt = named("float16")
-    found = values_in_units(fmt, *(np.array([one]) for one in (value, low, exponent, error_log2)))
+    found = one_value(fmt, value, low, exponent, error_log2)
     assert (int(found.unit_log2[0]), int(found.ulp_log2[0]), int(found.ulp_most_log2[0])) == known
     unit = 2.0 ** known[0]
     assert (found.high[0] * unit, found.low[0] * unit) == (math.ldexp(value, exponent), math.ldexp(low, exponent))
@@ -621,15 +630,14 @@ def test_the_ulps_that_a_value_may_have(
 def test_units_have_a_floor() -> None:
     """2^-600, or what leaves room for larger errors; what is far below it is 0, and off by little."""
     fmt = named("float64")
-    arrays = [np.array([value]) for value in (1.5, 2.0**-60, -650, -700)]
-    found = values_in_units(fmt, *arrays)
+    found = one_value(fmt, 1.5, 2.0**-60, -650, -700)
     assert (int(found.unit_log2[0]), int(found.ulp_log2[0]), int(found.ulp_most_log2[0])) == (-600, -702, -702)
     assert (found.high[0], found.low[0], found.uncertainty[0]) == (1.5 * 2.0**-50, 2.0**-110, 2.0**-100)
     assert found.in_ulps(np.array([1.0]))[0] == found.in_ulps_at(np.array([1.0]), (0,)) == 2.0**102
-    assert int(values_in_units(fmt, *arrays, -500).unit_log2[0]) == -500
-    far = values_in_units(fmt, *(np.array([value]) for value in (1.5, 0.0, -9000, -9100)))
+    assert int(one_value(fmt, 1.5, 2.0**-60, -650, -700, -500).unit_log2[0]) == -500
+    far = one_value(fmt, 1.5, 0.0, -9000, -9100)
     assert (far.high[0], far.uncertainty[0], int(far.ulp_log2[0])) == (0.0, 2.0**-1000, -1074)
-    huge = values_in_units(fmt, *(np.array([value]) for value in (1.5, 0.0, 0, 9000)))
+    huge = one_value(fmt, 1.5, 0.0, 0, 9000)
     assert huge.uncertainty[0] == math.inf
     for name, unit in (("float16", -24), ("float64", -600)):
         zeros = nothing(named(name), (1, 2))
