@@ -637,6 +637,8 @@ def test_units_have_a_floor() -> None:
     assert int(one_value(fmt, 1.5, 2.0**-60, -650, -700, -500).unit_log2[0]) == -500
     far = one_value(fmt, 1.5, 0.0, -9000, -9100)
     assert (far.high[0], far.uncertainty[0], int(far.ulp_log2[0])) == (0.0, 2.0**-1000, -1074)
+    far_off = np.array([1e300])
+    assert far.in_ulps(far_off)[0] == far.in_ulps_at(far_off, (0,)) == math.inf
     huge = one_value(fmt, 1.5, 0.0, 0, 9000)
     assert huge.uncertainty[0] == math.inf
     for name, unit in (("float16", -24), ("float64", -600)):
