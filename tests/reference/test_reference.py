@@ -360,6 +360,22 @@ def test_users_digits_and_step_are_taken_as_they_are() -> None:
     assert found.step_log2 == -7
 
 
+def test_a_power_of_two_is_planned_for_the_ulp_below_it() -> None:
+    """1/2 in float32, of which the difference may be a hair less: 2H >= 11 + log2(1/12) + 25, P = 10 + H + 25 + 7."""
+    problem = make_problem([[0.0, 0.0]], [0], "float32")
+    exact = reference.compute(problem, problem.format, Settings())
+    assert exact.values.ulp_log2.tolist() == [[-25, -25]]
+    ((step_log2, bits),) = ((found.step_log2, found.precision_bits) for found in exact.plans)
+    assert (step_log2, bits, exact.evaluations) == (-17, 59, 1)
+
+
+def test_heavy_labels_have_larger_units() -> None:
+    """8e289 is 2^963.04: errors of that size are 2^900 units at most."""
+    problem = make_problem([[0.0, 0.0]], [[4e289, 4e289]])
+    exact = reference.compute(problem, problem.format, Settings())
+    assert (exact.values.unit_log2.tolist(), exact.evaluations) == ([[64, 64]], 1)
+
+
 def test_a_sharper_reference_remembers_how_it_was_asked_for() -> None:
     problem = make_problem([[0.5, -1.0, 2.0]], [1])
     coarse = reference.compute(problem, problem.format, Settings())
@@ -479,6 +495,16 @@ def test_the_third_derivative_by_hand(
     assert np.exp2(derivative_log2(estimate(row), stencil(2))).max() == pytest.approx(known, rel=1e-8)
 
 
+@pytest.mark.parametrize("loss", [[], ["softcap=4"], ["z_loss=0.25"]], ids=" ".join)
+def test_the_derivative_bears_no_sign(loss: list[str]) -> None:
+    one, other = (
+        estimate(make_problem([[0.0, 0.5]], [[0.25, 0.5]], loss=[*loss, f"upstream={sign}"]).terms.row(0))
+        for sign in (1, -1)
+    )
+    assert (other.gradient == -one.gradient).all()
+    assert derivative_log2(other, stencil(2)).tolist() == derivative_log2(one, stencil(2)).tolist()
+
+
 def test_a_masked_class_has_no_derivative() -> None:
     row = make_problem([[-math.inf, 0.0, 0.0]], [1]).distinct[0]
     assert row is not None
@@ -495,6 +521,8 @@ def test_a_masked_class_has_no_derivative() -> None:
         ([0.0, 0.0], {}, -1000, (-504, 10 + 504 + 149 + 7)),  # below its smallest number a format has no digits
         ([0.0, 0.0], {}, 5, (-4, 24 + 10 + 7)),  # no step above T/16, and no fewer bits than the format's
         ([0.0, 0.0], {"temperature": Fraction(1, 4)}, 15, (-6, 24 + 10 + 7)),
+        ([0.0, 0.0], {"temperature": Fraction(1, 3)}, 15, (-6, 24 + 10 + 7)),
+        ([16.0, 0.0], {"softcap": Fraction(10**9)}, -25, (-6, 10 + 6 + 25 + 4 + 7)),
         ([0.0, 0.0], {"temperature": Fraction(100)}, 5, (-4, 24 + 10 + 7)),
         ([16.0, 16.0], {"softcap": Fraction(10**9)}, -25, (-17, 10 + 17 + 25 + 4 + 7)),
         ([0.0, 0.0], {"softcap": Fraction(1, 4)}, 15, (-6, 24 + 10 + 7)),
@@ -509,6 +537,8 @@ def test_step_and_precision_by_hand(
     ulps = np.full(len(estimates.z), ulp_log2)
     found = plan(estimates, named("float32"), ulps, stencil(2), 10)
     assert (found.step_log2, found.precision_bits) == known
+    assert found == plan(estimates, named("float32"), ulps, stencil(2), 10)  # whatever arrays they hold
+    assert "derivative" not in repr(found)
     own = plan(estimates, named("float32"), ulps, stencil(2), 10, found.step_log2 - 1000)
     assert own.step_log2 == found.step_log2 - 1000
 
