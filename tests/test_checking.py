@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -243,17 +244,23 @@ def test_no_digits_are_advised_where_none_decide() -> None:
     assert (passing.verdict, passing.sufficient) == (Verdict.PASS, None)
 
 
-@pytest.mark.parametrize("repeat", [1, 3])
-def test_the_worst_of_several_answers_is_judged(repeat: int) -> None:
-    """Code that is right but for its last answer; what is not watched is asked once."""
+@pytest.mark.parametrize(("watched", "verdict"), [(True, Verdict.FAIL), (False, Verdict.PASS)])
+def test_the_worst_of_several_answers_is_judged(watched: bool, verdict: Verdict) -> None:
+    """Code that is right but for its third answer; what is not watched is asked once."""
     asked = []
 
     def worse(problem: Problem) -> Any:
         asked.append(problem)
         return -SOUND if len(asked) == 3 else SOUND
 
-    assert judged(PROBLEM, worse, repeat=repeat).verdict is Verdict.PASS
-    assert len(asked) == 1
+    planted = dataclasses.replace(candidates.computed("planted", worse), watched=watched)
+    how = How(tolerance=tolerances.parse("stable"), settings=Settings(), repeat=3)
+    (found,) = check(PROBLEM, [planted], how, case="case")
+    assert found.verdict is verdict
+    assert bool(facts(found).decision.failed) == bool(facts(found).diagnosis) == watched
+    repeats = facts(found).conduct.repeats
+    assert (repeats.runs if repeats else 1) == (3 if watched else 1)
+    assert watched or len(asked) == 1
 
 
 def test_what_is_not_asked_for_is_not_made() -> None:
