@@ -275,6 +275,16 @@ def test_what_is_not_asked_for_is_not_made() -> None:
     assert not facts(judged(PROBLEM, SOUND)).diagnosis
 
 
+def test_a_loss_that_came_with_a_gradient() -> None:
+    """It is beside the point where the loss is not evaluated."""
+    planted = candidates.Candidate(name="planted", answer=lambda _: candidates.Answer(gradient=SOUND, loss=5.0))
+    for valued, known in ((True, 5.0), (False, None)):
+        how = How(tolerance=tolerances.parse("stable"), settings=Settings(), valued=valued)
+        (found,) = check(PROBLEM, [planted], how, case="case")
+        said = facts(found).conduct.loss
+        assert (said.value if said else None) == known
+
+
 def test_why_nothing_is_judged() -> None:
     (result,) = (judged(make_problem([[math.nan, 0.0]], [0]), np.zeros((1, 2))),)
     assert result.outcome == Skipped(reason="every row is undefined: NaN, +inf, or nothing but -inf among its logits")
