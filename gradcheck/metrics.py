@@ -122,10 +122,10 @@ class Comparison:
     def of(self, limits: Float64) -> Float64:
         """The errors as multiples of limits in units: see `ratio`."""
         # a bound is a metric, and most often the tolerance's limit, too
-        held = self._ratios.get(id(limits))
-        if held is None or held[0] is not limits:
-            held = self._ratios[id(limits)] = (limits, ratio(self.errors, limits))
-        return held[1]
+        if id(limits) not in self._ratios:
+            # the limits are held, too, so that no others get their id
+            self._ratios[id(limits)] = (limits, ratio(self.errors, limits))
+        return self._ratios[id(limits)][1]
 
     @property
     def judged_count(self) -> int:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gradcheck import candidates, catalogue, tolerances
+from gradcheck import candidates, catalogue, reference, tolerances
 from gradcheck.checking import How, check
 from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.exceptions import InputError
 from gradcheck.formats import named
 from gradcheck.problem import Problem
+from gradcheck.profiles import Profile
 from gradcheck.reference import Settings
-from gradcheck.results import Crashed, Judged, Result, Skipped, Verdict
+from gradcheck.results import Crashed, Judged, Result, Skipped, Sufficient, Verdict
 from tests.conftest import make_problem
 
 
@@ -209,3 +211,140 @@ def test_a_candidate_sees_a_read_only_problem() -> None:
 
     with pytest.raises(ValueError, match="read-only"):
         judged(PROBLEM, in_place)
+
+
+def facts(result: Result) -> Judged:
+    assert isinstance(result.outcome, Judged)
+    return result.outcome
+
+
+APART = ([[60.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.5 + 2.0**-20, 0.5 - 2.0**-20]])
+
+
+def test_the_facts_are_those_of_the_finest_row() -> None:
+    """A row whose gradient is e^-60 takes more bits, one whose gradient is small by cancellation takes a finer step."""
+    logits, labels = APART
+    both = make_problem(logits, labels)
+    gradient = candidates.load("shifted").gradient(both)
+    found = facts(judged(both, gradient)).reference
+    alone = [
+        facts(judged(make_problem([row], [label]), gradient[n : n + 1])).reference
+        for n, (row, label) in enumerate(zip(logits, labels, strict=True))
+    ]
+    assert found is not None
+    one, other = alone
+    assert one is not None
+    assert other is not None
+    assert one.step_log2 > other.step_log2
+    assert one.precision_bits > other.precision_bits
+    assert found.step_log2 == other.step_log2
+    assert found.precision_bits == one.precision_bits
+    assert found.uncertainty_ulp == max(one.uncertainty_ulp, other.uncertainty_ulp)
+    assert (found.engine, found.method, found.order, found.certified) == ("mpmath", "incremental", 2, False)
+    assert found.evaluations == 1
+
+
+def test_the_digits_that_are_advised_are_those_of_the_program() -> None:
+    """One step for all rows, that of the finest; what another row's own is larger by, it needs in bits."""
+    problem = make_problem(*APART)
+    plans = reference.compute(problem, problem.format, Settings()).plans
+    step_log2 = min(plan.step_log2 for plan in plans)
+    bits = max(plan.precision_bits + plan.step_log2 - step_log2 for plan in plans)
+    found = facts(judged(problem, candidates.load("shifted").gradient(problem), settings=Settings(digits=8)))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.sufficient == Sufficient(digits=math.ceil(bits / math.log2(10)), step_log2=step_log2)
+
+
+def test_no_digits_are_advised_where_none_decide() -> None:
+    problem = make_problem([[0.0, 0.0]], [[0.5, 0.5]])
+    found = facts(judged(problem, np.zeros((1, 2)), "ulp:0", settings=Settings(digits=20)))
+    assert (found.verdict, found.sufficient) == (Verdict.INCONCLUSIVE, None)
+    passing = facts(judged(PROBLEM, SOUND, settings=Settings(digits=40)))
+    assert (passing.verdict, passing.sufficient) == (Verdict.PASS, None)
+
+
+@pytest.mark.parametrize(("watched", "verdict"), [(True, Verdict.FAIL), (False, Verdict.PASS)])
+def test_the_worst_of_several_answers_is_judged(watched: bool, verdict: Verdict) -> None:
+    """Code that is right but for its third answer; what is not watched is asked once."""
+    asked = []
+
+    def worse(problem: Problem) -> Any:
+        asked.append(problem)
+        return -SOUND if len(asked) == 3 else SOUND
+
+    planted = dataclasses.replace(candidates.computed("planted", worse), watched=watched)
+    how = How(tolerance=tolerances.parse("stable"), settings=Settings(), repeat=3)
+    (found,) = check(PROBLEM, [planted], how, case="case")
+    assert found.verdict is verdict
+    assert bool(facts(found).decision.failed) == bool(facts(found).diagnosis) == watched
+    repeats = facts(found).conduct.repeats
+    assert (repeats.runs if repeats else 1) == (3 if watched else 1)
+    assert watched or len(asked) == 1
+
+
+def test_what_is_not_asked_for_is_not_made() -> None:
+    wrong = facts(judged(PROBLEM, -SOUND, diagnosed=False, profiled=False, valued=False))
+    assert (wrong.diagnosis, wrong.profile, wrong.loss, wrong.decision.top) == ((), Profile(), None, ())
+    found = facts(judged(PROBLEM, -SOUND, top=2))
+    assert found.diagnosis
+    assert found.profile != Profile()
+    assert found.loss is not None
+    assert len(found.decision.top) == 2
+    assert found.decision.top[0] == found.decision.worst
+    assert not facts(judged(PROBLEM, SOUND)).diagnosis
+
+
+def test_a_loss_that_came_with_a_gradient() -> None:
+    """It is beside the point where the loss is not evaluated."""
+    planted = candidates.Candidate(name="planted", answer=lambda _: candidates.Answer(gradient=SOUND, loss=5.0))
+    for valued, known in ((True, 5.0), (False, None)):
+        how = How(tolerance=tolerances.parse("stable"), settings=Settings(), valued=valued)
+        (found,) = check(PROBLEM, [planted], how, case="case")
+        said = facts(found).conduct.loss
+        assert (said.value if said else None) == known
+
+
+def test_why_nothing_is_judged() -> None:
+    (result,) = (judged(make_problem([[math.nan, 0.0]], [0]), np.zeros((1, 2))),)
+    assert result.outcome == Skipped(reason="every row is undefined: NaN, +inf, or nothing but -inf among its logits")
+    weightless = make_problem([[1.0, 0.0]], [0], "float32", ["weight=0,1", "reduction=mean"])
+    skipped = judged(weightless, np.zeros((1, 2), dtype=np.float32)).outcome
+    assert skipped == Skipped(
+        reason="every row is undefined: the mean divides by class weights that add up to 0"
+        " (--loss empty=zero makes that 0)"
+    )
+
+
+def test_a_shape_and_a_kind_are_named() -> None:
+    assert judged(PROBLEM, SOUND.T).outcome == Crashed(reason="the gradient has shape (4, 2), the logits (2, 4)")
+    with pytest.raises(
+        InputError, match=r"^the gradient is int64; expected one of float16, bfloat16, float32, float64$"
+    ):
+        judged(PROBLEM, SOUND.astype(np.int64))
+
+
+def test_a_result_says_of_what_it_is() -> None:
+    problem = make_problem([[0.5, -1.0, 2.0]], [1], "bfloat16", ["z_loss=0.25"])
+    found = judged(problem, np.zeros((1, 3), dtype=np.float32), "ulp:4")
+    assert (found.case, found.candidate, found.tolerance, found.digest) == ("case", "planted", "ulp:4", problem.digest)
+    assert (found.format, found.gradient_format) == (named("bfloat16"), named("float32"))
+    assert (found.rows, found.classes, dict(found.loss)) == (
+        1,
+        3,
+        {option.name: option.value for option in problem.loss},
+    )
+
+
+def test_the_loss_of_many_rows() -> None:
+    """ln 2 for each of two rows; one that is ignored adds nothing, and one that is infinite is all."""
+
+    def loss(*rows: tuple[list[float], int], options: list[str]) -> Any:
+        problem = make_problem([row for row, _ in rows], [label for _, label in rows], "float64", options)
+        return facts(judged(problem, candidates.load("shifted").gradient(problem))).loss
+
+    plain, masked, ignored = ([0.0, 0.0], 0), ([-math.inf, 0.0], 0), ([5.0, 0.0], -1)
+    ignoring = ["ignore_index=-1"]
+    assert float(to_fraction(loss(plain, plain, ignored, options=ignoring))) == 2 * math.log(2)
+    assert loss(plain, masked, options=[]) == math.inf
+    assert loss(plain, masked, options=["upstream=-1"]) == -math.inf
+    assert to_fraction(loss(ignored, options=ignoring)) == 0

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gradcheck import catalogue, closed_form, reference, tolerances
-from gradcheck.exact import to_fraction
+from gradcheck import catalogue, closed_form, metrics, reference, tolerances
+from gradcheck.estimates import estimate
+from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import Array, Format, named
-from gradcheck.metrics import Comparison, Decision, Measures, decide, measure_gradient
+from gradcheck.metrics import (
+    Comparison,
+    Decision,
+    Measures,
+    decide,
+    failing,
+    measure,
+    measure_gradient,
+    ratio,
+    undecided,
+)
 from gradcheck.mistakes import sums
 from gradcheck.problem import Problem
 from gradcheck.reference import Reference, Settings
+from gradcheck.reference.values import ExactGradient, Values
+from gradcheck.screening import ClosedForm
+from gradcheck.tolerances import Limits, Tolerance
 from tests.conftest import EVERY_FORMAT, Program, make_problem
 
 each_format = pytest.mark.parametrize("fmt", EVERY_FORMAT, ids=str)
@@ -36,7 +53,7 @@ def decided(exact: Reference, gradient: Any, tolerance: str, *, flush: bool = Fa
     return decide(Comparison(exact, gradient), tolerances.parse(tolerance).limits(exact.values, bound))
 
 
-def measured(problem: Problem, exact: Reference, gradient: Any) -> Measures:
+def measured(problem: Problem, exact: ExactGradient, gradient: Any) -> Measures:
     return measure_gradient(problem, exact, Comparison(exact, gradient), tolerances.stable_bound(exact))
 
 
@@ -137,6 +154,143 @@ def test_the_stable_bound_is_the_documented_one(fmt: Format) -> None:
         for place in range(4):
             found = bound[0, place] * 2.0 ** int(exact.values.unit_log2[0, place])
             assert found == pytest.approx(stable_bound_by_hand(fmt, logits, label, place, smallest), rel=1e-5)
+
+
+OPTIONS: tuple[dict[str, float], ...] = (
+    {},
+    {"temperature": 2.0, "upstream": 3.0},
+    {"softcap": 3.0},
+    {"softcap": 3.0, "temperature": 0.5, "z_loss": 0.25, "upstream": 0.125},
+    {"z_loss": 0.25, "upstream": 4.0},
+)
+
+
+@each_format
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("labels", [[0.25, 0.0, 0.5, 0.25], [0.0625, 0.0, 0.125, 0.0625]], ids=["whole", "light"])
+def test_the_stable_bound_with_every_option(fmt: Format, options: dict[str, float], labels: list[float]) -> None:
+    """As it is documented, for three labels of which one carries half of the weight, in float64 with plain numbers."""
+    heat, cap = options.get("temperature", 1.0), options.get("softcap", math.inf)
+    zeta, scale = options.get("z_loss", 0.0), options.get("upstream", 1.0)
+    logits, whole = [0.0, -1.0, 2.0, -3.5], sum(labels)
+    capped = [cap * math.tanh(logit / cap) if cap < math.inf else logit for logit in logits]
+    slopes = [(1 - (value / cap) ** 2) / heat for value in capped]
+    z = [value / heat for value in capped]
+    log_sum = math.log(sum(math.exp(one - max(z)) for one in z))
+    lse = max(z) + log_sum
+    u, u_sum = fmt.unit_roundoff, min(fmt.unit_roundoff, 2.0**-24)
+    heavy = whole + 2 * zeta * (1 + abs(lse))
+    problem = make_problem([logits], [labels], fmt, [f"{name}={value}" for name, value in options.items()])
+    exact = reference.compute(problem, fmt, Settings(target_bits=40))
+    for flush, smallest in ((False, fmt.smallest_subnormal), (True, fmt.smallest_normal)):
+        bound = tolerances.stable_bound(exact, flush=flush)
+        assert not bound.flags.writeable
+        for place, (one, q, slope) in enumerate(zip(z, labels, slopes, strict=True)):
+            p = math.exp(one - lse)
+            inner = (whole + 2 * zeta * lse) * p - q
+            moved = (
+                math.expm1(2 * u * (abs(one) + max(map(abs, z)))) / u
+                if {"temperature", "softcap"} & set(options)
+                else 0
+            )
+            softmax = heavy * (u * (3 * (max(z) - one) + 2 * log_sum + 8 + moved) + 4 * math.sqrt(4) * u_sum)
+            known = scale * slope * (p * (softmax + whole / 2 * 3 * u_sum) + 4 * u * q)
+            if cap < math.inf:
+                known += scale / heat * 4 * u * (abs(inner) + 16 * u * (heavy * p + q))
+            known += 2 * u * scale * slope * abs(inner)
+            known += smallest * max(1.0, scale * max(heavy, 1.0) * max(slopes))
+            found = bound[0, place] * 2.0 ** int(exact.values.unit_log2[0, place])
+            assert found == pytest.approx(known * (1 + 2.0**-20), rel=1e-9)
+
+
+def test_parts_of_the_bound_by_hand() -> None:
+    """Two equal logits, whose S is 2."""
+    row = make_problem([[0.0, 0.0]], [0], "float16").distinct[0]
+    assert row is not None
+    fmt = named("float16")
+    found = tolerances.softmax_error(estimate(row), fmt)
+    assert found.tolist() == pytest.approx([2.0**-11 * (2 * math.log(2) + 8) + 4 * math.sqrt(2) * 2.0**-24] * 2)
+    constant, slope = tolerances.plain_bound(fmt, 9, np.array([math.log(2)]))
+    slack = 1 + 2.0**-20
+    assert constant.tolist() == pytest.approx([slack * (2.0**-11 * (2 * math.log(2) + 10) + 12 * 2.0**-24)], rel=1e-12)
+    assert slope == slack * 3 * 2.0**-11
+
+
+def test_limits_are_as_uncertain_as_the_value() -> None:
+    """1 to 3 units of 2^-1, and 14 to 18 of 2^2: by every tolerance what certainly passes, and what certainly fails."""
+    values = Values(
+        format=named("float32"),
+        high=np.array([[-2.0, 16.0], [1.0, 1.0]]),
+        low=np.zeros((2, 2)),
+        ulp_log2=np.array([[-2, 2], [0, 0]]),
+        ulp_most_log2=np.array([[-1, 3], [0, 0]]),
+        unit_log2=np.array([[-1, 2], [0, 0]]),
+        uncertainty=np.array([[1.0, 2.0], [0.0, 0.0]]),
+    )
+    bound = np.array([[5.0, 7.0], [1.0, 1.0]])
+    rtol, atol = named("float32").assert_close
+    for rule, certain, possible, other in (
+        ("stable", [5.0, 7.0], [5.0, 7.0], 1.0),
+        ("ulp:3", [1.5, 3.0], [3.0, 6.0], 3.0),
+        ("rel:0.5", [0.5, 7.0], [1.5, 9.0], 0.5),
+        ("abs:3", [6.0, 0.75], [6.0, 0.75], 3.0),
+        ("norm:0.5", [56.0, 7.0], [72.0, 9.0], 0.5),
+        ("allclose:0.5,3", [6.5, 7.75], [7.5, 9.75], 3.5),
+        ("torch", [2 * atol + rtol, atol / 4 + 14 * rtol], [2 * atol + 3 * rtol, atol / 4 + 18 * rtol], atol + rtol),
+    ):
+        limits = tolerances.parse(rule).limits(values, bound)
+        assert limits.certain.tolist() == [certain, [other, other]]
+        assert limits.possible.tolist() == [possible, [other, other]]
+    unseen = dataclasses.replace(values, uncertainty=np.array([[3.0, 2.0], [0.0, 0.0]]))
+    assert tolerances.parse("rel:0.5").limits(unseen, bound).certain[0].tolist() == [0.0, 7.0]
+    apart = dataclasses.replace(values, unit_log2=np.array([[-600, 900], [900, -600]]))
+    assert tolerances.parse("norm:0.5").limits(apart, bound).certain.tolist() == [[math.inf, 7.0], [0.5, math.inf]]
+
+
+def test_limits_of_the_closed_form_leave_room_for_its_rounding() -> None:
+    problem = make_problem([[0.5, -1.0]], [0], "float16")
+    exact, closed = reference.compute(problem, problem.format, Settings()), ClosedForm(problem, problem.format)
+    bound, rule = tolerances.stable_bound(closed, flush=True), tolerances.parse("stable")
+    limits = tolerances.limits_of(rule, closed, flush=True)
+    assert limits.certain.tolist() == (bound * (1 - 2.0**-14)).tolist()
+    assert limits.possible.tolist() == (bound * (1 + 2.0**-14)).tolist()
+    sharp = tolerances.limits_of(rule, exact, flush=True)
+    assert sharp.certain is sharp.possible is tolerances.stable_bound(exact, flush=True)
+    assert (sharp.certain > tolerances.stable_bound(exact)).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "tolerance", "metric"),
+    [
+        ("stable", tolerances.Stable(), "bound"),
+        ("torch", tolerances.Torch(), "allclose"),
+        ("ulp:4", tolerances.Ulp(most=4.0), "ulp"),
+        ("rel:0x1p-3", tolerances.Relative(most=0.125), "rel"),
+        ("abs:0.5", tolerances.Absolute(most=0.5), "abs"),
+        ("norm:2", tolerances.Norm(most=2.0), "norm"),
+        ("allclose:0.5,3", tolerances.AllClose(rtol=0.5, atol=3.0), "allclose"),
+    ],
+)
+def test_what_a_tolerance_means(text: str, tolerance: Tolerance, metric: str) -> None:
+    """Its numbers, and the metric that it judges by."""
+    assert tolerances.parse(text) == tolerance
+    assert tolerance.metric == metric
+    assert str(tolerance) == text.replace("0x1p-3", "0.125")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stable:", "tolerance 'stable' takes no number"),
+        ("torch:1", "tolerance 'torch' takes no number"),
+        ("ulp:x", "tolerance 'ulp:x' needs a finite number >= 0 after the colon, such as ulp:4 or rel:1e-6"),
+        ("allclose:1", "tolerance 'allclose:1' should read allclose:RTOL,ATOL"),
+        ("allclose:1,", "tolerance 'allclose:1,' needs a finite number"),
+    ],
+)
+def test_what_is_wrong_with_a_tolerance(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=f"^{re.escape(said)}"):
+        tolerances.parse(text)
 
 
 @each_format
@@ -257,7 +411,7 @@ def test_tolerances_are_validated(text: str) -> None:
 
 
 def test_unknown_tolerance() -> None:
-    with pytest.raises(UnknownNameError, match="stable"):
+    with pytest.raises(UnknownNameError, match=r"^unknown tolerance 'stabel'; did you mean 'stable'\?$"):
         tolerances.parse("stabel")
 
 
@@ -328,6 +482,215 @@ def test_huge_finite_gradients_are_measured() -> None:
     assert extreme is not None
     assert extreme.value == 1.797e308
     assert measures.total == math.inf or measures.total is not None
+
+
+def test_a_huge_error_has_no_sign() -> None:
+    """Past 2^1024 of its units an error is the candidate's own size."""
+    problem = make_problem([[0.0, 1.0, -1400.0]], [0])
+    exact = reference.compute(problem, problem.format, Settings())
+    extreme = measured(problem, exact, np.array([[0.0, 0.0, -1.797e308]])).extremes["abs"]
+    assert extreme is not None
+    assert (extreme.value, extreme.candidate) == (1.797e308, -1.797e308)
+
+
+def test_ratios_by_hand() -> None:
+    """Nothing of nothing is nothing; what is infinite, or is nothing allowed, is past every limit."""
+    errors = np.array([3.0, 0.0, 0.0, 1.0, math.inf, math.inf])
+    limits = np.array([2.0, 4.0, 0.0, 0.0, 8.0, math.inf])
+    with np.errstate(all="ignore"):
+        assert ratio(errors, limits).tolist() == [1.5, 0.0, 0.0, math.inf, math.inf, math.inf]
+        assert ratio(errors[:2], limits[:2]).tolist() == [1.5, 0.0]
+
+
+@pytest.mark.parametrize("flush", [False, True])
+@pytest.mark.parametrize(
+    "loss", [[], ["temperature=2"], ["z_loss=0.25", "upstream=-3", "temperature=0.5"]], ids=" ".join
+)
+def test_what_rounding_explains_of_a_sum_by_hand(loss: list[str], flush: bool) -> None:
+    """Five classes of which two pairs share a logit, so that theirs add up before they are squared."""
+    fmt = named("float16")
+    logits, label = [0.0, 1.0, -12.0, -12.0, 1.0], 1
+    options = dict(option.split("=") for option in loss)
+    heat, zeta, given = (
+        float(options.get(name, default)) for name, default in (("temperature", 1), ("z_loss", 0), ("upstream", 1))
+    )
+    z, scale = [logit / heat for logit in logits], abs(given)
+    total = sum(math.exp(one - 1 / heat) for one in z)
+    lse = 1 / heat + math.log(total)
+    u, heavy = fmt.unit_roundoff, 1 + 2 * zeta * (1 + lse)
+    shared, flushed = dict.fromkeys(logits, 0.0), 0.0
+    for place, one in enumerate(z):
+        p, y = math.exp(one - lse), float(place == label)
+        moved = math.expm1(2 * u * (abs(one) + 12 / heat)) / u if heat != 1 else 0.0
+        inner = (1 + 2 * zeta * lse) * p - y
+        rounding = (
+            p * heavy * u * (3 * (1 / heat - one) + 2 * math.log(total) + 8 + moved) + 4 * u * y + 2 * u * abs(inner)
+        )
+        shared[logits[place]] += max(scale / heat * rounding, fmt.smallest_subnormal)
+        size = abs(scale / heat * inner)
+        flushed += size if size < fmt.smallest_normal else 0.0
+    common = heavy * ((16 + 2 / 128) * 2.0**-24 + 2 * u * math.log(total))
+    allowed = 4 * math.hypot(*shared.values()) + scale / heat * common + (flushed if flush else 0.0)
+    problem = make_problem([logits], [label], fmt, loss)
+    exact = reference.compute(problem, fmt, Settings())
+    ((row, due, explained),) = metrics._sums(exact, flush)
+    assert row == 0
+    assert due == pytest.approx(2 * given * zeta * lse / heat, rel=1e-12)
+    assert explained == pytest.approx(allowed, rel=1e-12)
+
+
+@dataclass(frozen=True, eq=False)
+class ByHand:
+    """Exact values that are written down, all of unit and ulp 1."""
+
+    values: Values
+    judged: Any = field(default_factory=lambda: np.ones((1, 1), dtype=np.bool_))
+
+    def exact(self, row: int, cls: int) -> Dyadic:
+        return Dyadic.from_float(float(self.values.high[row, cls]))
+
+
+def compared(candidate: list[float], values: list[float], uncertainty: list[float]) -> Comparison:
+    """One row of a candidate beside values that are written down."""
+    ones = np.zeros((1, len(values)), dtype=np.int64)
+    high, off = np.array([values]), np.array([uncertainty])
+    known = Values(
+        format=named("float32"),
+        high=high,
+        low=np.zeros_like(high),
+        ulp_log2=ones,
+        ulp_most_log2=ones,
+        unit_log2=ones,
+        uncertainty=off,
+    )
+    return Comparison(ByHand(known), np.array([candidate]))
+
+
+def said(error: float, slack: float, limit: float) -> str:
+    """What is decided of one error."""
+    comparison, allowed = compared([error], [0.0], [slack]), np.array([[limit]])
+    limits = Limits(certain=allowed, possible=allowed)
+    decision = decide(comparison, limits)
+    assert bool(failing(comparison, limits).any()) == bool(decision.failed)
+    assert bool(undecided(comparison, limits).any()) == bool(decision.undecided_rows)
+    return "fail" if decision.failed else "undecided" if decision.undecided_rows else "pass"
+
+
+@pytest.mark.parametrize(
+    ("error", "slack", "known"),
+    [
+        (0.5, 0.0, "pass"),
+        (1 - 2.0**-49, 0.0, "pass"),
+        (1 - 2.0**-51, 0.0, "undecided"),  # its own rounding counts
+        (1.0, 0.0, "undecided"),
+        (1 + 2.0**-51, 0.0, "undecided"),
+        (1 + 2.0**-49, 0.0, "fail"),
+        (0.25, 0.5, "pass"),
+        (0.25, 1.0, "undecided"),
+        (0.0, 3.0, "undecided"),
+        (2.0, 1.5, "undecided"),
+        (3.0, 1.5, "fail"),
+        (math.inf, 1.5, "fail"),
+    ],
+)
+def test_an_error_its_slack_and_its_limit(error: float, slack: float, known: str) -> None:
+    assert said(error, slack, 1.0) == known
+    assert said(-error, slack, 1.0) == known
+
+
+def test_where_nothing_is_allowed() -> None:
+    assert said(0.0, 0.0, 0.0) == "pass"
+    assert said(0.0, 1.0, 0.0) == "undecided"
+    assert said(1.0, 1.0, 0.0) == "undecided"
+    assert said(2.0, 1.0, 0.0) == "fail"
+
+
+def test_what_cannot_be_told_from_0_is_0_in_both() -> None:
+    """A value of 2 that may be off by 4, and a candidate that is off by 6 and by 10 of it: past 8 an error is seen."""
+    for candidate, rel, norm in ((8.0, 0.0, 0.0), (12.0, 5.0, 0.625)):
+        found = measure(compared([candidate, 16.0], [2.0, 16.0], [4.0, 0.0]), np.ones((1, 2)))
+        shares = {name: extreme.value for name, extreme in found.extremes.items() if extreme}
+        off = candidate - 2
+        assert shares == {"abs": off, "rel": rel, "ulp": off, "norm": norm, "bound": off}
+        worst = found.extremes["abs"]
+        assert worst is not None
+        assert (worst.reference, worst.uncertainty_ulp, worst.ulp) == (Dyadic(0, 0), 4.0, off)
+
+
+def test_what_is_counted_by_hand() -> None:
+    """A wrong sign is one that both have, and that is certain; 0 is flushed where the value does not round to it."""
+    values, slack = [3.0, -3.0, 3.0, 3.0, 0.25, 0.75, 3.0, 2.0], [0.0, 0.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    candidate = [-3.0, 3.0, -3.0, -0.0, 0.0, -0.0, -math.nan, 2.0]
+    found = measure(compared(candidate, values, slack), np.ones((1, 8)))
+    assert (found.wrong_sign, found.flushed, found.nonfinite) == (2, 2, 1)
+    plain = measure(compared([2.0, -2.0], [2.0, -2.0], [0.0, 0.0]), np.ones((1, 2)))
+    assert (plain.wrong_sign, plain.flushed, plain.nonfinite) == (0, 0, 0)
+    assert (plain.ignored_nonzero, plain.total, plain.undefined_rows, plain.infinite_loss_rows) == (0, None, 0, 0)
+
+
+def test_the_worst_is_where_something_is_judged() -> None:
+    """Beside an undefined row, also where no error is larger than 0; and nowhere, where all is undefined."""
+    problem = make_problem([[math.nan, 0.0], [math.nan, 1.0]], [0, -1], "float32", ["ignore_index=-1"])
+    exact = reference.compute(problem, problem.format, Settings())
+    gradient = np.array([[7.0, math.nan], [0.0, 0.0]], dtype=np.float32)
+    bound = tolerances.stable_bound(exact)
+    decision = decide(Comparison(exact, gradient), Limits(certain=bound, possible=bound), top=4)
+    assert decision.worst is not None
+    assert (decision.failed, decision.judged, decision.worst.row, decision.worst.value) == (0, 2, 1, 0.0)
+    assert [(one.row, one.cls) for one in decision.top] == [(1, 0), (1, 1)]
+    assert {extreme.row for extreme in measured(problem, exact, gradient).extremes.values() if extreme} == {1}
+    nothing = problem.take(np.array([0]))
+    exact = reference.compute(nothing, nothing.format, Settings())
+    bound = tolerances.stable_bound(exact)
+    decision = decide(Comparison(exact, gradient[:1]), Limits(certain=bound, possible=bound), top=4)
+    assert (decision.failed, decision.judged, decision.undecided_rows) == (0, 0, [])
+    assert (decision.worst, decision.top) == (None, ())
+    assert math.isnan(decision.limit_ulps)
+    found = measured(nothing, exact, gradient[:1])
+    assert list(found.extremes.values()) == [None] * 5
+    assert (found.total, found.undefined_rows) == (None, 1)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("loss", [[], ["z_loss=0.25", "upstream=-3", "temperature=2"]], ids=" ".join)
+def test_the_total_of_the_closed_form(loss: list[str], sign: int) -> None:
+    """Beside what all probabilities have in common, or, where that is too little, as the full check has it."""
+    problem = make_problem([[0.5, -1.0, 2.0, 0.25], [math.nan, 0.0, 0.0, 0.0]], [2, 0], "float32", loss)
+    exact = reference.compute(problem, problem.format, Settings())
+    closed = ClosedForm(problem, problem.format)
+    gradient = np.where(exact.judged, closed.values.high * 2.0**closed.values.unit_log2, 7.0)
+    ((_, due, _),) = metrics._sums(exact, False)
+    (e,) = (one for one in exact.estimates if one is not None)
+    common = (16 + 1 / 128) * 2.0**-24 + 2 * 2.0**-24 * e.log_sum
+    allowed = abs(e.scale) / e.temperature * e.weight * common
+    for off in (0.5, 0.99):
+        wrong = gradient.copy()
+        wrong[0, 1] += sign * off * allowed
+        assert measured(problem, closed, wrong).total == pytest.approx(off, rel=1e-4)
+        assert wrong[0].sum() - due == pytest.approx(sign * off * allowed, rel=1e-4)
+    for off in (1.01, 100.0):
+        wrong = gradient.copy()
+        wrong[0, 1] += sign * off * allowed
+        full = measured(problem, exact, wrong).total
+        assert full is not None
+        assert 0 < full < off
+        assert measured(problem, closed, wrong).total == pytest.approx(full, rel=1e-4)
+    gradient[0, 1] = math.nan
+    assert measured(problem, closed, gradient).total is None
+
+
+def test_a_softcap_leaves_no_known_sum() -> None:
+    problem = make_problem([[0.5, -1.0, 2.0, 0.25]], [2], "float32", ["softcap=3"])
+    for exact in (reference.compute(problem, problem.format, Settings()), ClosedForm(problem, problem.format)):
+        assert measured(problem, exact, np.ones((1, 4), dtype=np.float32)).total is None
+
+
+def test_a_sum_that_nothing_explains() -> None:
+    """Labels of nothing leave no rounding: any sum but 0 is infinitely far off."""
+    assert metrics._of_allowed(np.array([0.5, -0.5]), 0.0, 0.0) == 0.0
+    assert metrics._of_allowed(np.array([0.5, -0.25]), 0.0, 0.0) == math.inf
+    assert metrics._of_allowed(np.array([0.5, -0.25]), 1.0, 0.5) == 1.5
+    assert metrics._of_allowed(np.array([1.7e308, 1.7e308]), 0.0, 1.0) == math.inf
 
 
 def test_labels_of_nothing_leave_nothing() -> None:

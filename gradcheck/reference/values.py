@@ -207,7 +207,7 @@ def values_in_units(
     beyond = low * np.sign(high)
     under = (size - np.ldexp(1.0, exponent)) + beyond < uncertainty
     over = (np.ldexp(2.0, exponent) - size) - beyond <= uncertainty
-    least, most = np.maximum(size - uncertainty, 0.0), np.minimum(size + uncertainty, np.finfo(np.float64).max)
+    least, most = size - uncertainty, np.minimum(size + uncertainty, np.finfo(np.float64).max)
     lowest = np.where(under, np.where(least > 0, np.minimum(np.frexp(least)[1] - 1, exponent - 1), -(10**6)), exponent)
     reached = np.where(most > 0, np.frexp(most)[1] - 1, -(10**6))
     highest = np.where(over, np.maximum(reached, exponent + 1), exponent)

@@ -15,6 +15,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
+from numpy.polynomial import Polynomial
 
 from gradcheck import candidates, catalogue, reference, tolerances
 from gradcheck.checking import How, check
@@ -100,9 +101,32 @@ def test_growth_constants_bound_the_derivatives_of_softmax(order: int) -> None:
     assert growth < 1.05 * worst + 0.02
 
 
-def test_unknown_order() -> None:
-    with pytest.raises(UsageError, match="--order"):
-        Settings(order=3)
+def test_growth_constants_by_hand() -> None:
+    """Up to the fifth no derivative of p is larger than p; tanh's are tangent numbers at 0, powers of 2 times sech²."""
+    for order in (2, 4, 6):
+        assert stencil(order).softmax_growth[:6] == pytest.approx([1.0] * min(order + 1, 6), rel=1e-8)
+        assert stencil(order).square_growth == pytest.approx([2**m - 1 for m in range(order + 1)], rel=1e-8)
+    assert stencil(2).cap_growth == pytest.approx([4.0, 6.0, 1.0], rel=1e-8)
+    assert stencil(4).cap_growth == pytest.approx([16.0, 120.0, 100.0, 20.0, 1.0], rel=1e-8)
+    assert [stencil(order).cap_growth[0] for order in (6, 8)] == pytest.approx([272.0, 7936.0], rel=1e-8)
+    assert [stencil(order).weight for order in ORDERS] == pytest.approx([1.0, 3 / 2, 11 / 6, 25 / 12], rel=1e-15)
+    assert [stencil(order).reach for order in ORDERS] == [1, 2, 3, 4]
+
+
+def test_growth_constants_bound_the_derivatives_of_the_square() -> None:
+    """(lse·p)^(m) − lse·p^(m) is a polynomial in p: 0 at first, and of each the next is its derivative and p·p^(m)."""
+    slope, p = Polynomial([0.0, 1.0, -1.0]), np.linspace(1e-6, 1.0, 1000)
+    apart, derivative = Polynomial([0.0]), Polynomial([0.0, 1.0])
+    for growth in stencil(8).square_growth:
+        assert (np.abs(apart(p)) <= growth * p).all()
+        apart = apart.deriv() * slope + Polynomial([0.0, 1.0]) * derivative
+        derivative = derivative.deriv() * slope
+
+
+@pytest.mark.parametrize("order", [0, 3, 10])
+def test_unknown_order(order: int) -> None:
+    with pytest.raises(UsageError, match=f"^--order is one of 2, 4, 6, 8, not {order}$"):
+        Settings(order=order)
 
 
 # --- agreement -------------------------------------------------------------------------------------------------
