@@ -627,7 +627,8 @@ def interrupted(start: Start, folder: Path, *words: str, sent: signal.Signals = 
     paths = [folder / "60.pids", folder / "61.pids"]
     wait_for(lambda: all(path.exists() for path in paths) or family.leader.poll() is not None, "parts to begin")
     pids = [int(pid) for path in paths for pid in path.read_text().split()]
-    os.killpg(family.leader.pid, sent)
+    # a terminal's Ctrl-C is sent to all of them
+    (os.killpg if sent is signal.SIGINT else os.kill)(family.leader.pid, sent)
     code, out, err = family.end()
     assert (code, err) == (128 + sent, "")
     (result,) = json.loads(out)["results"]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import re
 import resource
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gradcheck import writing
 from gradcheck.exceptions import InputError
+from gradcheck.fixtures import load
+from tests.conftest import KILLS, Killing, Program
 
 STEPS = ["open", "chmod", "fsync", "replace", "link", "unlink"]
 
@@ -127,3 +132,101 @@ def test_what_is_open_already_is_written_to_where_it_stands(tmp_path: Path) -> N
     os.close(writes)
     with pytest.raises(InputError, match="Bad file descriptor"):
         writing.replace(f"/dev/fd/{writes}", b"")
+
+
+# --- the program, killed ----------------------------------------------------------------------------------------------
+
+
+def held(names: list[str]) -> dict[str, bytes | None]:
+    return {name: Path(name).read_bytes() if Path(name).exists() else None for name in names}
+
+
+def killed(words: list[str], olds: dict[str, bytes | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """After each kill every file is the old one or the new one, and the same command then makes the new ones.
+
+    Args:
+        olds: what the files hold before; None where there is none. What else there is stays.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def put() -> None:
+        for name in os.listdir():
+            if name not in others:
+                Path(name).unlink()
+        for name, content in olds.items():
+            if content is not None:
+                Path(name).write_bytes(content)
+
+    others = set(os.listdir()) - set(olds)
+    put()
+    killing = Killing(words, words[1])
+    assert killing.whole.returncode in (0, 1), killing.whole.stderr.decode()
+    names = sorted(set(os.listdir()) - others)
+    news = held(names)
+    ends = {"old": 0, "new": 0, "some": 0}
+    for number in range(KILLS):
+        put()
+        killing.kill(writing=number % 2 == 0)
+        found = held(names)
+        for name in names:
+            assert found[name] in (olds.get(name), news[name]), name
+        for path in Path().glob("*.gradcheck.toml"):
+            load(path)  # the arrays that it names are there, and whole
+        ends["new" if found == news else "old" if found == held_of(olds, names) else "some"] += 1
+        last = killing.run()
+        there = b"is there already" in last.stderr or b"has an entry" in last.stderr
+        assert last.returncode == killing.whole.returncode or (there and found == news), last.stderr.decode()
+        assert held(names) == news
+    print(f"{words[:2]}: {KILLS} kills in {killing.takes:.2f} s: {ends}")
+
+
+def held_of(olds: dict[str, bytes | None], names: list[str]) -> dict[str, bytes | None]:
+    return {name: olds.get(name) for name in names}
+
+
+@pytest.fixture
+def logits(tmp_path: Path) -> str:
+    """Those of a fixture whose arrays have a file of their own."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "large.npz", logits=rng.normal(size=(2, 520)).astype(np.float32), labels=[3, 5])
+    return "large.npz"
+
+
+RECORD = ["fixtures", "record", "large.npz", "-o", "x.gradcheck.toml"]
+
+
+@pytest.mark.parametrize("append", [False, True] if KILLS > 9 else [False])
+def test_kill_9_while_fixtures_are_recorded(
+    append: bool, logits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Program
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    olds: dict[str, bytes | None] = {"x.gradcheck.toml": None}
+    if append:
+        assert program("fixtures", "record", "--case", "plain-3", "-o", "x.gradcheck.toml").code == 0
+        olds = held(["x.gradcheck.toml"])
+    killed([*RECORD, *(["--append"] if append else [])], olds, monkeypatch, tmp_path)
+
+
+def test_kill_9_while_fixtures_are_updated(
+    logits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Program
+) -> None:
+    """An entry whose values are wrong, and one whose arrays are to be made again."""
+    monkeypatch.chdir(tmp_path)
+    assert program(*RECORD).code == 0
+    assert program("fixtures", "record", "--case", "plain-3", "-o", "x.gradcheck.toml", "--append").code == 0
+    path, (arrays,) = Path("x.gradcheck.toml"), Path().glob("x-*.npz")
+    with np.load(arrays) as archive:
+        wrong = dict(archive)
+    wrong["expected_high"] = wrong["expected_high"] * 1.5
+    np.savez(arrays, **wrong)
+    content = path.read_text().replace('"0.09003', '"0.19003')
+    path.write_text(re.sub('[0-9a-f]{64}(?="})', hashlib.sha256(arrays.read_bytes()).hexdigest(), content))
+    killed(["fixtures", "update", "x.gradcheck.toml"], held([path.name, arrays.name]), monkeypatch, tmp_path)
+
+
+def test_kill_9_while_reports_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    formats = ["json", "html", "junit", "csv", "markdown", "table"]
+    reports = [word for name in formats for word in ("--report", f"{name}={name}")]
+    olds: dict[str, bytes | None] = dict.fromkeys(formats, b"old" * 10000)
+    words = ["stability", "--case", "plain-*", "--candidate", "naive", "--engine", "flint", *reports]
+    killed(words, olds, monkeypatch, tmp_path)
