@@ -207,6 +207,28 @@ def test_kill_9_while_fixtures_are_recorded(
     killed([*RECORD, *(["--append"] if append else [])], olds, monkeypatch, tmp_path)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, InputError("no space")])
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_arrays_of_a_fixture_that_is_not_written_go_again(
+    written: int, error: Any, logits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Program
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    replace, done = writing.replace, []
+
+    def stopped(*arguments: Any, **named: Any) -> None:
+        if len(done) < written:
+            replace(*arguments, **named)
+            done.append(arguments)
+        if len(done) == written:
+            raise error
+
+    monkeypatch.setattr(writing, "replace", stopped)
+    assert program(*RECORD).code == (130 if error is KeyboardInterrupt else 2)
+    assert len(os.listdir()) == (3 if written == 2 else 1)
+    if written == 2:
+        load(Path("x.gradcheck.toml"))
+
+
 def test_kill_9_while_fixtures_are_updated(
     logits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Program
 ) -> None:
@@ -228,5 +250,16 @@ def test_kill_9_while_reports_are_written(tmp_path: Path, monkeypatch: pytest.Mo
     formats = ["json", "html", "junit", "csv", "markdown", "table"]
     reports = [word for name in formats for word in ("--report", f"{name}={name}")]
     olds: dict[str, bytes | None] = dict.fromkeys(formats, b"old" * 10000)
-    words = ["stability", "--case", "plain-*", "--candidate", "naive", "--engine", "flint", *reports]
+    words = [
+        "stability",
+        "--case",
+        "plain-3",
+        "--case",
+        "plain-mean",
+        "--candidate",
+        "naive",
+        "--engine",
+        "flint",
+        *reports,
+    ]
     killed(words, olds, monkeypatch, tmp_path)
