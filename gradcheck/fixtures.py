@@ -629,7 +629,11 @@ def _apart(path: Path, problem: Problem, derived: Reference, arrays: dict[Path, 
     )
     sha256 = hashlib.sha256(stream.getvalue()).hexdigest()
     home = path.resolve()
-    target = home.parent / f"{home.name.removesuffix(SUFFIX)}-{sha256[:12]}.npz"
+    stem = home.parent / home.name.removesuffix(SUFFIX)
+    target = Path(f"{stem}-{sha256[:12]}.npz")
+    if target.exists() and target.read_bytes() != stream.getvalue():
+        # somebody has edited it: until the fixture names the new one, it is the one that it names
+        target = Path(f"{stem}-{sha256}.npz")
     arrays[target] = stream.getvalue()
     table = tomlkit.inline_table()
     table.update({"file": target.name, "sha256": sha256})
