@@ -29,7 +29,7 @@ from mpmath.libmp import libelefun
 
 import gradcheck
 import gradcheck.api
-from gradcheck import GradientError, assert_gradient, each_case, formats
+from gradcheck import GradientError, assert_gradient, each_case, formats, reference
 from gradcheck.exceptions import GradcheckError
 from gradcheck.problem import Problem
 from gradcheck.results import Judged
@@ -326,3 +326,38 @@ def test_eight_threads_find_what_one_does(engine: str, monkeypatch: pytest.Monke
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(begun, range(8))) == alone
     assert settings() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.parametrize("engine", ["mpmath", "flint"])
+def test_a_copy_of_a_process_whose_threads_are_at_work(engine: str) -> None:
+    """What a thread holds in the moment of the fork, nobody would let go of in the copy."""
+    problem = gradcheck.cases("plain-1000")["plain-1000"]
+    wide = reference.compute(problem, problem.format, reference.Settings(engine=engine))
+
+    def found() -> str:
+        return repr(gradcheck.check(WRONG, LOGITS, LABELS, engine=engine).results)
+
+    def works() -> None:
+        # nothing but that: until Python 3.12 every cached property has a lock, which a copy would inherit, too
+        while not over.is_set():
+            wide.exact_row(0)
+
+    alone, over = found(), threading.Event()
+    before = {name: settings()[name] for name in ("mpmath", "flint", "NumPy")}
+    threads = [threading.Thread(target=works) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(6):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, about just this
+                child = os.fork()
+            if not child:
+                signal.alarm(60)
+                os._exit(0 if before.items() <= settings().items() and found() == alone else 1)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
