@@ -70,7 +70,7 @@ def test_an_interrupt_between_any_two_steps(
         path.write_bytes(b"old")
         path.chmod(0o666)  # which the umask does not leave to a new file
     does: Callable[..., Any] = getattr(os, step)
-    came = []
+    came: list[str] = []
 
     def interrupted(*arguments: Any) -> Any:
         found = does(*arguments) if after or came else None
@@ -213,7 +213,8 @@ def test_arrays_of_a_fixture_that_is_not_written_go_again(
     written: int, error: Any, logits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Program
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    replace, done = writing.replace, []
+    replace = writing.replace
+    done: list[Any] = []
 
     def stopped(*arguments: Any, **named: Any) -> None:
         if len(done) < written:

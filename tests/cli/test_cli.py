@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import json
 import os
@@ -439,6 +440,36 @@ def test_signals_are_answered_as_before_when_it_is_over(program: Program, monkey
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before[0])
+
+
+PLACES: dict[str, tuple[list[str], dict[str, str]]] = {
+    "ASCII": ([], dict.fromkeys(("LC_ALL", "LANG"), "C") | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+    "no assertions": (["-OO"], {"PYTHONHASHSEED": "7", "TZ": "Asia/Kolkata", "COLUMNS": "20", "TERM": "dumb"}),
+    "warnings": (["-W", "error", "-X", "dev"], {"PYTHONHASHSEED": "8", "NO_COLOR": "1", "PYTHONIOENCODING": "ascii"}),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_it_says_the_same_everywhere(place: str, tmp_path: Path, program: Program) -> None:
+    """Its docstrings and assertions may be gone, and its reader may know no letter beyond ASCII."""
+    flags, changed = PLACES[place]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **changed}
+    for words in (
+        ["derive", "--case", "saturated-gap-20", "--format", "json"],
+        ["check", "--case", "saturated-gap-20", "--candidate", "naive", "--format", "json"],
+        ["check", "--case", "soft-plain", "--candidate", "compensated", "--candidate", "naive", "--format", "concise"],
+        ["explain", "saturated-gap-20"],
+    ):
+        ran = subprocess.run(
+            [sys.executable, *flags, "-m", "gradcheck", *words], capture_output=True, env=environment, check=False
+        )
+        here = program(*words)
+        assert (ran.returncode, ran.stderr) == (here.code, here.err.encode()), words
+        written = {here.out.encode(), here.out.encode("ascii", "backslashreplace")}
+        assert ran.stdout in written, (
+            words,
+            *difflib.unified_diff(here.out.splitlines(), ran.stdout.decode().splitlines()),
+        )
 
 
 def test_the_table_in_a_narrow_terminal() -> None:
