@@ -173,10 +173,12 @@ def _connected(address: Any) -> Iterator[Any]:
 @contextlib.contextmanager
 def _started(count: int) -> Iterator[Any]:
     """A cluster of so many processes; they are gone when the block is left, and so is what they have started."""
+    import dask
     import distributed
 
     with tempfile.TemporaryDirectory(prefix="gradcheck-", ignore_cleanup_errors=True) as folder:
-        with _masked():
+        # the scheduler takes a folder from there alone
+        with _masked(), dask.config.set({"temporary-directory": folder}):
             cluster = distributed.LocalCluster(
                 n_workers=0,
                 threads_per_worker=1,
@@ -214,13 +216,15 @@ def _kill(pid: int) -> None:
 
 @contextlib.contextmanager
 def _masked() -> Iterator[None]:
-    """Threads that are started here, and their processes, leave Ctrl-C to this one."""
+    """Threads that are started here, and their processes, leave Ctrl-C, and a terminal that is gone, to this one."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    # the tracker of Python's own, where it starts later, would undo that
+    # a terminal that is gone is this one's to answer, too
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    # the tracker of Python's own, where it starts later, would undo what follows; it ignores other signals itself
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ entry tells values that were frozen from values that were edited.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import io
@@ -540,10 +541,24 @@ def record(path: Path, new: Sequence[Recorded], *, append: bool = False) -> None
     for at in reversed(headers[-len(new) :]):
         if content[at - 2 : at] != "\n\n":
             content = f"{content[:at]}\n{content[at:]}"
-    for target, held in arrays.items():
-        writing.replace(target, held)
-    encoded = None if was is None else was.encode()
-    writing.replace(path, content.encode(), was=encoded, new=was is None)
+    _put(path, content, arrays, was)
+
+
+def _put(path: Path, content: str, arrays: Mapping[Path, bytes], was: str | None) -> None:
+    """Puts a file in its place after the arrays that it names; where that fails, those that nobody names go again."""
+    made = [target for target in arrays if not target.exists()]
+    try:
+        for target, held in arrays.items():
+            writing.replace(target, held)
+        writing.replace(path, content.encode(), was=None if was is None else was.encode(), new=was is None)
+    except BaseException:
+        # it may have been put there all the same, or by another program
+        with contextlib.suppress(InputError, ValueError):
+            named = _array_files(_content(path)) if path.exists() else set()
+            for target in made:
+                if target.name not in named:
+                    target.unlink(missing_ok=True)
+        raise
 
 
 def _table(path: Path, new: Recorded, arrays: dict[Path, bytes]) -> Any:
@@ -622,7 +637,11 @@ def _apart(path: Path, problem: Problem, derived: Reference, arrays: dict[Path, 
     )
     sha256 = hashlib.sha256(stream.getvalue()).hexdigest()
     home = path.resolve()
-    target = home.parent / f"{home.name.removesuffix(SUFFIX)}-{sha256[:12]}.npz"
+    stem = home.parent / home.name.removesuffix(SUFFIX)
+    target = Path(f"{stem}-{sha256[:12]}.npz")
+    if target.exists() and target.read_bytes() != stream.getvalue():
+        # somebody has edited it: until the fixture names the new one, it is the one that it names
+        target = Path(f"{stem}-{sha256}.npz")
     arrays[target] = stream.getvalue()
     table = tomlkit.inline_table()
     table.update({"file": target.name, "sha256": sha256})
@@ -661,9 +680,7 @@ class Update:
         """
         if self.text == self.was:
             return
-        for target, content in self.arrays.items():
-            writing.replace(target, content)
-        writing.replace(self.path, self.text.encode(), was=self.was.encode())
+        _put(self.path, self.text, self.arrays, self.was)
         folder = self.path.resolve().parent
         for name in _array_files(self.was) - _array_files(self.text):
             (folder / name).unlink(missing_ok=True)

@@ -31,7 +31,7 @@ class Function:
     """From which it may import even when it is called."""
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        """What it returns; what it prints goes to standard error.
+        """What it returns.
 
         Raises:
             CrashedError: for whatever it raises, `SystemExit` included.
@@ -84,12 +84,11 @@ def file_of(name: str, folder: str) -> Path | None:
 
 @contextlib.contextmanager
 def _crashing(what: str, folder: str | None) -> Iterator[None]:
-    """Runs the user's code: its folder first on the path, its output on standard error, its exceptions as crashes."""
+    """Runs the user's code: its folder first on the path, its exceptions as crashes."""
     if folder is not None:
         sys.path.insert(0, folder)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
+        yield
     except (UsageError, CrashedError, KeyboardInterrupt):
         raise
     except BaseException as error:

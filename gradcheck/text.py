@@ -9,6 +9,7 @@ from mpmath import libmp
 from gradcheck.exact import Dyadic
 from gradcheck.exceptions import visible
 from gradcheck.formats import Format
+from gradcheck.locks import MPMATH
 
 NOTHING = "-"
 
@@ -56,7 +57,8 @@ def reference(value: Dyadic, fmt: Format, uncertainty_ulp: float = 0.0) -> str:
 
 def _decimal(value: Dyadic, digits: int, *, strip_zeros: bool) -> str:
     """mpmath's decimal text, its exponent with two digits as Python and NumPy write it."""
-    text: str = libmp.to_str(value.mpf(), digits, strip_zeros=strip_zeros)
+    with MPMATH:
+        text: str = libmp.to_str(value.mpf(), digits, strip_zeros=strip_zeros)
     mantissa, e, exponent = text.partition("e")
     return f"{mantissa}e{exponent[0]}{exponent[1:]:0>2}" if e else mantissa
 

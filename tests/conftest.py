@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import random
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +21,11 @@ from gradcheck.problem import Problem
 
 DATA = Path(__file__).parent / "data"
 EVERY_FORMAT = tuple(FORMATS.values())
+
+KILLS = int(os.environ.get("GRADCHECK_TEST_KILLS", "3"))
+"""Moments at which a run is killed; a hundred take some minutes."""
+SEED = int(os.environ.get("GRADCHECK_TEST_SEED", random.SystemRandom().randrange(2**32)))
+"""Of those moments; a test that fails shows it."""
 
 SOUND = """\
 import numpy as np
@@ -45,6 +53,50 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < until, f"waited in vain for {what}"
         time.sleep(0.02)
+
+
+class Killing:
+    """A command that is killed at random moments, in the current folder.
+
+    Attributes:
+        whole: what it does where it is left alone.
+        takes: seconds that this took.
+        rng: of the moments.
+    """
+
+    def __init__(self, words: Sequence[str], name: str) -> None:
+        self._words = [sys.executable, "-m", "gradcheck", *words]
+        self.rng = random.Random(f"{SEED} {name}")
+        print(f"GRADCHECK_TEST_SEED={SEED}")
+        started = time.monotonic()
+        self.whole = self.run()
+        self.takes = time.monotonic() - started
+
+    def run(self) -> subprocess.CompletedProcess[bytes]:
+        """Lets it run to its end."""
+        return subprocess.run(self._words, capture_output=True, check=False)
+
+    def kill(self, *, writing: bool = False) -> None:
+        """Begins it, and kills it at any moment of the time that it takes.
+
+        Args:
+            writing: at any moment after something in the folder has changed, instead.
+        """
+        before = seen()
+        run = subprocess.Popen(self._words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if writing:
+            while run.poll() is None and seen() == before:
+                pass
+            time.sleep(self.rng.choice([0, self.rng.uniform(0, 0.005), self.rng.uniform(0, 0.05)]))
+        else:
+            time.sleep(self.rng.uniform(0, self.takes))
+        run.kill()
+        run.wait()
+
+
+def seen() -> set[tuple[str, int]]:
+    """What is in the current folder."""
+    return {(entry.name, entry.inode()) for entry in os.scandir()}
 
 
 def make_problem(logits: Any, labels: Any, fmt: str | Format = "float64", loss: Sequence[str] = ()) -> Problem:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "gradcheck"
 # Each line may import from the lines above it, and from its own folder; docs/architecture.md draws the same house.
 FLOORS = (
     {"__init__", "exceptions", "exits"},
-    {"exact", "plugins", "functions", "reading", "writing", "versions"},
+    {"exact", "plugins", "functions", "reading", "writing", "locks", "versions"},
     {"formats"},
     {"stored"},
     {"text", "problem", "distributions", "processes", "workers", "checkpoint"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import resource
 import signal
 import subprocess
@@ -25,10 +24,8 @@ from gradcheck.exceptions import InputError
 from gradcheck.formats import FORMATS
 from gradcheck.reference import Settings
 from gradcheck.results import Confirmed, Crashed, Result, Skipped, Sufficient, Verdict
-from tests.conftest import SOUND, Program
+from tests.conftest import KILLS, SOUND, Killing, Program
 
-KILLS = int(os.environ.get("GRADCHECK_TEST_KILLS", "2"))
-"""Moments at which a run is killed; a hundred take some minutes."""
 RUN = {"the input": "abc", "tolerance": "stable"}
 KINDS = [Result, Skipped]
 
@@ -544,22 +541,17 @@ def test_a_run_that_cannot_write_its_report_can_go_on(
 
 @pytest.mark.parametrize("way", ["gradient", "screened", "jobs"] if KILLS > 9 else ["gradient"])
 def test_kill_9_at_random_moments(way: str, large: Path) -> None:
-    words = [*GRADCHECK, *WAYS[way], "--checkpoint", "c"]
-    started = time.monotonic()
-    whole = subprocess.run(words, capture_output=True, check=False)
-    takes = time.monotonic() - started
+    killing = Killing([*WAYS[way], "--checkpoint", "c"], way)
+    whole = killing.whole
     assert whole.returncode in (0, 1), whole.stderr.decode()
-    rng = random.Random(way)
     went_on = 0
     for _ in range(KILLS):
-        for _ in range(rng.choice([1, 1, 2, 3])):
-            run = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            time.sleep(rng.uniform(0, takes))
-            run.kill()
-            run.wait()
-        last = subprocess.run(words, capture_output=True, check=False)
+        for _ in range(killing.rng.choice([1, 1, 2, 3])):
+            killing.kill()
+        last = killing.run()
         assert (last.returncode, last.stdout) == (whole.returncode, whole.stdout)
         assert not Path("c").exists()
         went_on += b"going on from there" in last.stderr
     assert went_on or KILLS < 5
-    assert {path.name for path in large.iterdir()} == {"in.npz", "g.npy", "mine.py"}
+    left = {path.name for path in large.iterdir() if not path.name.startswith(".gradcheck-")}
+    assert left == {"in.npz", "g.npy", "mine.py"}

@@ -621,15 +621,16 @@ def killing(processes: list[subprocess.Popen[bytes]], folder: Path, how: signal.
 # --- it is not wanted any more ----------------------------------------------------------------------------------------
 
 
-def interrupted(start: Start, folder: Path, *words: str) -> list[int]:
+def interrupted(start: Start, folder: Path, *words: str, sent: signal.Signals = signal.SIGINT) -> list[int]:
     """Interrupts a run while parts of it wait; the processes that were at it."""
     family = start(*WORDS, "--candidate", f"{folder}/own.py:g", *words)
     paths = [folder / "60.pids", folder / "61.pids"]
     wait_for(lambda: all(path.exists() for path in paths) or family.leader.poll() is not None, "parts to begin")
     pids = [int(pid) for path in paths for pid in path.read_text().split()]
-    os.killpg(family.leader.pid, signal.SIGINT)
+    # a terminal's Ctrl-C is sent to all of them
+    (os.killpg if sent is signal.SIGINT else os.kill)(family.leader.pid, sent)
     code, out, err = family.end()
-    assert (code, err) == (130, "")
+    assert (code, err) == (128 + sent, "")
     (result,) = json.loads(out)["results"]
     assert result["verdict"] == "inconclusive"
     # of the three parts before them the last may have been on its way
@@ -638,9 +639,15 @@ def interrupted(start: Start, folder: Path, *words: str) -> list[int]:
     return pids
 
 
-def test_an_interrupt_leaves_no_process(big: Path, start: Start) -> None:
-    pids = interrupted(start, big, "--scheduler", "local", "--jobs", "2")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_leaves_no_process(
+    sent: signal.Signals, big: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (big / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(big / "temporary"))
+    pids = interrupted(start, big, "--scheduler", "local", "--jobs", "2", sent=sent)
     assert not any(map(alive, pids))
+    assert not list((big / "temporary").iterdir())
 
 
 def test_an_interrupt_while_workers_start(start: Start) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,28 @@ def test_a_candidate_that_disagrees(pytester: pytest.Pytester, project: Path) ->
     pytester.makeini("[pytest]\ngradcheck_tolerance = nonsense\n")
     wrong = pytester.runpytest("-q")
     wrong.stdout.fnmatch_lines(["*unknown tolerance 'nonsense'*"])
+
+
+def test_nothing_is_left_changed(pytester: pytest.Pytester, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a fixture passes, fails, or cannot be judged."""
+    pytester.makeconftest(
+        "import os, pytest\n"
+        "from tests.test_api import settings\n"
+        "@pytest.hookimpl(hookwrapper=True)\n"
+        "def pytest_runtest_call(item):\n"
+        "    before = settings()\n"
+        "    yield\n"
+        "    os.environ['PYTEST_CURRENT_TEST'] = before['place'][2]['PYTEST_CURRENT_TEST']\n"  # which pytest changes
+        "    assert settings() == before\n"
+        "    print('as', 'before')\n"
+    )
+    value = re.search(r'expected = \[\n    \["([^"]*)"', project.read_text())
+    assert value is not None
+    project.write_text(project.read_text().replace(value[1], "0.25", 1).replace("stable", "ulp:none", 1))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent.parent), *sys.path]))
+    for words in (["--gradcheck-update"], ["-o", "gradcheck_candidates=naive"]):
+        ran = pytester.runpytest_subprocess("-s", "-p", "no:cacheprovider", *words)
+        assert ran.stdout.str().count("as before") == 2
 
 
 def test_a_corrupt_file_is_a_collection_error(pytester: pytest.Pytester, project: Path) -> None:

@@ -17,6 +17,7 @@ _EXIT_CODES = {
     "2": "could not check: usage, unreadable input, crashed candidate, inconclusive reference, nothing to check",
     "70": "a bug in gradcheck",
     "130": "interrupted; what was finished is reported",
+    "143, 129": "the same by SIGTERM, by SIGHUP",
 }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SOUND, Program, alive
+from tests.conftest import SOUND, Program, alive, wait_for
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "kernel.c"
 PLACES = "{logits} {labels} {gradient}"
@@ -109,6 +111,35 @@ def test_a_program_that_leaves_another_behind(program: Program, tmp_path: Path) 
     ran = program("check", "--case", "plain-3", "--command", f"{shlex.quote(sys.executable)} {script} {PLACES}")
     assert ran.code == 0, ran.out
     assert not alive(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_program_ends_with_the_run(sent: signal.Signals, tmp_path: Path) -> None:
+    """With what it has started, and its files with it."""
+    (tmp_path / "kernel.py").write_text(
+        "import os, subprocess, time\n"
+        "left = subprocess.Popen(['sleep', '300'])\n"
+        "open('begun', 'w').write(f'{os.getpid()} {left.pid}')\n"
+        "os.rename('begun', 'pids')\n"
+        "time.sleep(300)\n"
+    )
+    (tmp_path / "temporary").mkdir()
+    words = ["check", "--case", "plain-3", "--command", f"{shlex.quote(sys.executable)} kernel.py {PLACES}"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "gradcheck", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path / "temporary")},
+    ) as running:
+        wait_for((tmp_path / "pids").exists, "the program")
+        running.send_signal(sent)
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, err) == (128 + sent, b"")
+    assert b"interrupted before the end" in out
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    wait_for(lambda: not any(map(alive, pids)), "the program to end")
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_inputs_that_are_gone_were_written_to(program: Program, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import json
 import os
@@ -371,6 +372,14 @@ def test_a_full_disk_is_told(words: list[str]) -> None:
     assert ran.stderr == "gradcheck: standard output cannot be written (No space left on device)\n"
 
 
+@pytest.mark.parametrize(("words", "code"), [(["generate", "normal", "-o"], 0), (["check", "no.npz", "--output"], 2)])
+def test_messages_that_nobody_can_read_change_nothing(words: list[str], code: int, tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run([*GRADCHECK, *words, tmp_path / "x.npz"], stdout=full, stderr=full, check=False)
+    assert ran.returncode == code
+    assert (tmp_path / "x.npz").exists() == (code == 0)
+
+
 def test_streams_that_are_not_there() -> None:
     line = f"{shlex.join([*GRADCHECK, 'check', '--case', 'plain-3'])} >&-"
     assert subprocess.run(["bash", "-c", line], check=False).returncode == 0
@@ -389,6 +398,78 @@ def test_an_interrupted_run_reports_what_it_has(tmp_path: Path) -> None:
     assert "pass  equal-1 " in out
     assert "interrupted before the end" in out
     assert err == ""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("meanwhile", ["time.sleep(60)", "exec(text)"])
+def test_a_signal_that_comes_early(sent: signal.Signals, meanwhile: str) -> None:
+    """While modules are imported, whose dataclasses are made of text."""
+    source = f"""
+import os, time, gradcheck.__main__ as program
+text = "os.kill(os.getpid(), {sent:d}); time.sleep(60)"
+def imports():
+    if {meanwhile!r} != "exec(text)":
+        os.kill(os.getpid(), {sent:d})
+    {meanwhile}
+program._main = imports
+program.main()
+"""
+    ran = subprocess.run([sys.executable, "-c", source], capture_output=True, check=False, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (128 + sent, "", "")
+
+
+def test_signals_are_answered_as_before_when_it_is_over(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in ends]
+    during: list[Any] = []
+
+    def names() -> list[str]:
+        during.extend(signal.getsignal(number) for number in ends)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gradcheck.report.names", names)
+        assert program("check", "--case", "plain-3").code == 130
+    assert during[0] == before[0]
+    assert all(callable(found) for found in during[1:])
+    assert [signal.getsignal(number) for number in ends] == before
+    before = [signal.signal(signal.SIGHUP, signal.SIG_IGN)]
+    try:
+        # as nohup has it
+        assert program("check", "--case", "plain-3").code == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before[0])
+
+
+PLACES: dict[str, tuple[list[str], dict[str, str]]] = {
+    "ASCII": ([], dict.fromkeys(("LC_ALL", "LANG"), "C") | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+    "no assertions": (["-OO"], {"PYTHONHASHSEED": "7", "TZ": "Asia/Kolkata", "COLUMNS": "20", "TERM": "dumb"}),
+    "warnings": (["-W", "error", "-X", "dev"], {"PYTHONHASHSEED": "8", "NO_COLOR": "1", "PYTHONIOENCODING": "ascii"}),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_it_says_the_same_everywhere(place: str, tmp_path: Path, program: Program) -> None:
+    """Its docstrings and assertions may be gone, and its reader may know no letter beyond ASCII."""
+    flags, changed = PLACES[place]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **changed}
+    for words in (
+        ["derive", "--case", "saturated-gap-20", "--format", "json"],
+        ["check", "--case", "saturated-gap-20", "--candidate", "naive", "--format", "json"],
+        ["check", "--case", "soft-plain", "--candidate", "compensated", "--candidate", "naive", "--format", "concise"],
+        ["explain", "saturated-gap-20"],
+    ):
+        ran = subprocess.run(
+            [sys.executable, *flags, "-m", "gradcheck", *words], capture_output=True, env=environment, check=False
+        )
+        here = program(*words)
+        assert (ran.returncode, ran.stderr) == (here.code, here.err.encode()), words
+        written = {here.out.encode(), here.out.encode("ascii", "backslashreplace")}
+        assert ran.stdout in written, (
+            words,
+            *difflib.unified_diff(here.out.splitlines(), ran.stdout.decode().splitlines()),
+        )
 
 
 def test_the_table_in_a_narrow_terminal() -> None:

@@ -218,15 +218,17 @@ def waiting(start: Start, folder: Path, *words: str) -> Waiting:
     return Waiting(family, [three[0] for three in pids], [pid for three in pids for pid in three[1:]])
 
 
-@pytest.mark.parametrize("sent_to", [os.killpg, os.kill])
+@pytest.mark.parametrize(
+    ("sent_to", "sent"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGINT), (os.kill, signal.SIGTERM)]
+)
 @pytest.mark.parametrize("words", [OF_A_FUNCTION, OF_A_PROGRAM])
 def test_an_interrupt_reports_what_is_done(
-    sent_to: Callable[[int, int], None], words: list[str], big: Path, start: Start
+    sent_to: Callable[[int, int], None], sent: signal.Signals, words: list[str], big: Path, start: Start
 ) -> None:
     run = waiting(start, big, *words)
-    sent_to(run.family.leader.pid, signal.SIGINT)
+    sent_to(run.family.leader.pid, sent)
     code, out, err = run.family.end()
-    assert (code, err) == (130, "")
+    assert (code, err) == (128 + sent, "")
     (result,) = json.loads(out)["results"]
     assert (result["verdict"], result["judged"]) == ("inconclusive", 3 * ROWS_OF_PART * CLASSES)
     assert result["unreached_rows"] == ROWS - 3 * ROWS_OF_PART

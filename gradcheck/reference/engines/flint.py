@@ -1,6 +1,6 @@
 """Central differences in Arb's ball arithmetic (python-flint): every value comes as a proved enclosure.
 
-python-flint's precision belongs to the whole process. It is taken under a lock and put back, so that threads and
+python-flint's precision belongs to the whole process. It is taken in turns and put back, so that threads and
 callers keep theirs.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import operator
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from gradcheck.estimates import Estimates
 from gradcheck.exact import Dyadic
 from gradcheck.formats import Int64
+from gradcheck.locks import Turn
 from gradcheck.problem import Row
 from gradcheck.reference.engines import Evaluation, Method, Pairs, cut
 from gradcheck.reference.rule import PRECISION_CAP_BITS, Plan, truncation_log2
@@ -38,14 +38,14 @@ _FEW_TERMS = 4
 """Terms that are taken without asking whether a few components could do with their logarithms."""
 _LOGARITHMS = 300
 """What both logarithms of a component at one node cost, in terms of the series."""
-_LOCK = threading.RLock()
+_TURN = Turn()
 
 _Share = tuple[Dyadic, Dyadic]
 
 
 @contextmanager
 def _precision(bits: int) -> Iterator[None]:
-    with _LOCK:
+    with _TURN:
         before = ctx.prec
         ctx.prec = bits
         try:
@@ -116,8 +116,9 @@ class _Block:
 
     def share(self) -> _Share:
         """Their part of S − 1."""
-        balls, exps = self._balls
+        # the turn first, as everywhere: until Python 3.12 a cached property has a lock that all instances share
         with _precision(_summed_bits(self.bits)):
+            balls, exps = self._balls
             return _sent(balls.others(exps))
 
     def evaluate(self, shares: Sequence[_Share]) -> Evaluation:

@@ -1,7 +1,8 @@
 """Central differences in mpmath's arithmetic, at an explicit precision and with a bound on the rounding.
 
-Nothing here reads or sets a global precision. `incremental` works on scaled integers: a number x is held as
-floor(x·2^P), so that every error is a count of units 2^-P and the bounds are sums of small integers.
+Nothing here reads or sets a global precision; what libmp keeps for all threads is used in turns. `incremental` works
+on scaled integers: a number x is held as floor(x·2^P), so that every error is a count of units 2^-P and the bounds are
+sums of small integers.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from mpmath.libmp import (
 from gradcheck.estimates import Estimates
 from gradcheck.exact import Dyadic
 from gradcheck.formats import Float64, Int64
+from gradcheck.locks import MPMATH
 from gradcheck.problem import Row
 from gradcheck.reference.engines import Evaluation, Method, Pairs, cut_each
 from gradcheck.reference.rule import Plan
@@ -71,6 +73,7 @@ class Incremental:
             extra=self._extra,
         )
 
+    @MPMATH
     def loss(self, shares: Sequence[int]) -> Dyadic:
         """The row's loss to 30 digits or more."""
         row, bits = self.estimates.row, self.plan.precision_bits
@@ -117,6 +120,7 @@ class _Block:
             for arg, delta in zip(_arguments(self.pairs, bits), self.delta.tolist(), strict=True)
         ]
 
+    @MPMATH
     def share(self) -> int:
         """Their part of S; a sum of integers does not depend on how it is cut."""
         return sum(n * e for n, e in zip(self.pairs.counts.tolist(), self._exps, strict=True))
@@ -125,6 +129,7 @@ class _Block:
         """Their differences, from the shares of the whole row."""
         return _evaluation(self.exact(shares), self.rounding_log2)
 
+    @MPMATH
     def exact(self, shares: Sequence[int]) -> list[Dyadic]:
         """The values of the same differences, to all their bits."""
         pairs, bits = self.pairs, self.bits
@@ -234,6 +239,7 @@ class Direct:
         """The pairs at some places, ascending."""
         return _DirectBlock(estimates=self.estimates, plan=self.plan, places=places)
 
+    @MPMATH
     def loss(self, shares: Sequence[Any]) -> Dyadic:
         """The row's loss to 30 digits or more."""
         return _loss(self.estimates.row)
@@ -254,6 +260,7 @@ class _DirectBlock:
         """Their differences."""
         return _evaluation(self.exact(shares), _direct_rounding_log2(self.estimates, self.plan)[self.places])
 
+    @MPMATH
     def exact(self, shares: Sequence[Any]) -> list[Dyadic]:
         """The values of the same differences, to all their bits."""
         row, plan, bits = self.estimates.row, self.plan, self.plan.precision_bits
