@@ -238,7 +238,9 @@ class _Processes(Executor):
     def _done(self, future: Future[Any], task: Any, worker: _Worker | None) -> _Worker | None:
         """Has a task done; the worker that did it, if it is still there."""
         try:
-            message = ForkingPickler.dumps(task)
+            # a copy, no view of a buffer: Python 3.13 complains on standard error where the buffer goes first, and an
+            # error's traceback, or this thread at the end of the program, would keep the view
+            message = bytes(ForkingPickler.dumps(task))
             try:
                 worker = worker or self._begun()
                 worker.pipe.send_bytes(message)
