@@ -165,6 +165,12 @@ OPTIONS: tuple[dict[str, float], ...] = (
 )
 
 
+def moved_by(p: float, tau: float) -> float:
+    """The farthest that a probability goes where its odds become e^±τ times themselves."""
+    found = [p / (1 - p) * math.exp(way * tau) for way in (-1, 1)]
+    return max(abs(odds / (1 + odds) - p) for odds in found)
+
+
 @each_format
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("labels", [[0.25, 0.0, 0.5, 0.25], [0.0625, 0.0, 0.125, 0.0625]], ids=["whole", "light"])
@@ -188,13 +194,10 @@ def test_the_stable_bound_with_every_option(fmt: Format, options: dict[str, floa
         for place, (one, q, slope) in enumerate(zip(z, labels, slopes, strict=True)):
             p = math.exp(one - lse)
             inner = (whole + 2 * zeta * lse) * p - q
-            moved = (
-                math.expm1(2 * u * (abs(one) + max(map(abs, z)))) / u
-                if {"temperature", "softcap"} & set(options)
-                else 0
-            )
-            softmax = heavy * (u * (3 * (max(z) - one) + 2 * log_sum + 8 + moved) + 4 * math.sqrt(4) * u_sum)
-            known = scale * slope * (p * (softmax + whole / 2 * 3 * u_sum) + 4 * u * q)
+            farthest = 2 * u * (abs(one) + max(map(abs, z))) if {"temperature", "softcap"} & set(options) else 0.0
+            moved = moved_by(p, farthest)
+            softmax = heavy * (u * (3 * (max(z) - one) + 2 * log_sum + 8) + 4 * math.sqrt(4) * u_sum)
+            known = scale * slope * ((p + moved) * (softmax + whole / 2 * 3 * u_sum) + heavy * moved + 4 * u * q)
             if cap < math.inf:
                 known += scale / heat * 4 * u * (abs(inner) + 16 * u * (heavy * p + q))
             known += 2 * u * scale * slope * abs(inner)
@@ -521,11 +524,10 @@ def test_what_rounding_explains_of_a_sum_by_hand(loss: list[str], flush: bool) -
     shared, flushed = dict.fromkeys(logits, 0.0), 0.0
     for place, one in enumerate(z):
         p, y = math.exp(one - lse), float(place == label)
-        moved = math.expm1(2 * u * (abs(one) + 12 / heat)) / u if heat != 1 else 0.0
+        moved = moved_by(p, 2 * u * (abs(one) + 12 / heat)) if heat != 1 else 0.0
         inner = (1 + 2 * zeta * lse) * p - y
-        rounding = (
-            p * heavy * u * (3 * (1 / heat - one) + 2 * math.log(total) + 8 + moved) + 4 * u * y + 2 * u * abs(inner)
-        )
+        rounding = p * heavy * u * (3 * (1 / heat - one) + 2 * math.log(total) + 8) + heavy * moved
+        rounding += 4 * u * y + 2 * u * abs(inner)
         shared[logits[place]] += max(scale / heat * rounding, fmt.smallest_subnormal)
         size = abs(scale / heat * inner)
         flushed += size if size < fmt.smallest_normal else 0.0
