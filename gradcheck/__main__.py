@@ -83,7 +83,10 @@ def _main() -> None:
     except MemoryError:
         print("gradcheck: out of memory; --rows A:B checks a part of a large file", file=sys.stderr)
         sys.exit(exits.CANNOT_CHECK)
-    except Exception:
+    except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            # until Python 3.12 a class that is interrupted while it is made says so in its own way
+            raise KeyboardInterrupt from None
         import traceback
 
         traceback.print_exc()

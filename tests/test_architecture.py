@@ -141,7 +141,7 @@ def test_every_import_is_declared() -> None:
         ROOT / "files" / "safetensors.py": {"safetensors"},
         ROOT / "report" / "_page.py": {"jinja2"},
         ROOT / "report" / "_figure.py": {"matplotlib"},
-        ROOT / "cluster.py": {"distributed", "psutil"},
+        ROOT / "cluster.py": {"dask", "distributed", "psutil"},
         ROOT / "pytest_plugin.py": {"pytest"},
         ROOT / "api.py": {"pytest"},
     }

@@ -418,6 +418,15 @@ program.main()
     assert (ran.returncode, ran.stdout, ran.stderr) == (128 + sent, "", "")
 
 
+def test_an_interrupt_while_a_class_is_made_is_one(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> list[str]:
+        raise RuntimeError("Error calling __set_name__ on 'x' instance 'y' in 'z'") from KeyboardInterrupt()
+
+    monkeypatch.setattr("gradcheck.report.names", interrupted)
+    ran = program("check", "--case", "plain-3")
+    assert (ran.code, ran.out, ran.err) == (130, "", "")
+
+
 def test_signals_are_answered_as_before_when_it_is_over(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in ends]
