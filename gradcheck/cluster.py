@@ -29,7 +29,7 @@ from typing import Any
 from gradcheck import versions
 from gradcheck.exceptions import MissingExtraError, WorkersError
 from gradcheck.stored import File
-from gradcheck.workers import Workers, answered
+from gradcheck.workers import SAFE_PATH, Workers, answered, safely
 
 LOCAL = "local"
 """The address of a cluster that is started here, and ends with its work."""
@@ -178,7 +178,7 @@ def _started(count: int) -> Iterator[Any]:
 
     with tempfile.TemporaryDirectory(prefix="gradcheck-", ignore_cleanup_errors=True) as folder:
         # the scheduler takes a folder from there alone
-        with _masked(), dask.config.set({"temporary-directory": folder}):
+        with safely() as safe, _masked(), dask.config.set({"temporary-directory": folder}):
             cluster = distributed.LocalCluster(
                 n_workers=0,
                 threads_per_worker=1,
@@ -191,8 +191,14 @@ def _started(count: int) -> Iterator[Any]:
                 local_directory=folder,
             )
         try:
-            cluster.scale(count)
-            yield cluster
+            # as `safely` does, for processes that dask starts when it likes; not for what these start
+            environ = {
+                "distributed.nanny.pre-spawn-environ": {SAFE_PATH: "1"},
+                "distributed.nanny.environ": {SAFE_PATH: "1" if safe else ""},
+            }
+            with dask.config.set(environ):
+                cluster.scale(count)
+                yield cluster
         finally:
             # dask would wait for what they are doing
             for nanny in list(cluster.workers.values()):

@@ -36,7 +36,7 @@ _AHEAD = 3
 """Tasks for each worker that are under way, so that none waits for the next, nor do many results for their turn."""
 _BREAKDOWNS = 3
 """How often in a row workers may die without anything coming back."""
-_SAFE_PATH = "PYTHONSAFEPATH"
+SAFE_PATH = "PYTHONSAFEPATH"
 _PATIENCE = 1.0
 """Seconds in which a worker that is told to end may end what it has started itself."""
 
@@ -225,7 +225,7 @@ class _Processes(Executor):
         if hasattr(signal, "pthread_sigmask"):
             # Ctrl-C is the main thread's to answer, and must not meet processes that are just starting; the tracker of
             # Python's own, where it starts later, would undo that
-            with _safely():
+            with safely():
                 resource_tracker.ensure_running()
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         worker: _Worker | None = None
@@ -261,7 +261,7 @@ class _Processes(Executor):
 
     def _begun(self) -> _Worker:
         here, there = self._context.Pipe()
-        with self._lock, there, _safely() as was_safe:
+        with self._lock, there, safely() as was_safe:
             if self._ended:
                 raise BrokenExecutor("these processes have been ended")
             process = self._context.Process(target=_work, args=(there, was_safe), daemon=True)
@@ -274,21 +274,21 @@ _starting = threading.Lock()
 
 
 @contextlib.contextmanager
-def _safely() -> Iterator[bool]:
+def safely() -> Iterator[bool]:
     """Starts Python's own helpers so that they do not look for their modules in the current folder first.
 
     Other people's files may lie there. What is given is whether that was so before.
     """
     with _starting:
-        was = os.environ.get(_SAFE_PATH)
-        os.environ[_SAFE_PATH] = "1"
+        was = os.environ.get(SAFE_PATH)
+        os.environ[SAFE_PATH] = "1"
         try:
             yield bool(was)
         finally:
             if was is None:
-                del os.environ[_SAFE_PATH]
+                del os.environ[SAFE_PATH]
             else:
-                os.environ[_SAFE_PATH] = was
+                os.environ[SAFE_PATH] = was
 
 
 class _Worker(NamedTuple):
@@ -323,7 +323,7 @@ def _work(pipe: Connection, safe: bool) -> None:
         safe: whether programs that it starts, too, look for no modules in their scripts' folders.
     """
     if not safe:
-        os.environ.pop(_SAFE_PATH, None)
+        os.environ.pop(SAFE_PATH, None)
     try:
         signal.signal(signal.SIGTERM, _leave)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
