@@ -244,40 +244,42 @@ def test_a_saved_report_speaks_to_no_terminal(form: str, tmp_path: Path, program
 # --- what is run ---------------------------------------------------------------------------------------------------
 
 
-def test_modules_in_the_current_folder_are_not_imported(tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", np.zeros((1, 2), np.float32))
-    for name in ("numpy", "json", "gradcheck", "mpmath", "typer", "conftest", "sitecustomize", "tomllib", "ml_dtypes"):
-        (tmp_path / f"{name}.py").write_text("open('run', 'w')\nraise SystemExit(99)\n")
-    # as the console script starts: of its own folder, not of the current one
-    start = "import sys; sys.argv[0] = 'gradcheck'; from gradcheck.__main__ import main; main()"
-    root = str(Path(__file__).parent.parent)
-    ran = subprocess.run(
-        [sys.executable, "-P", "-c", start, "check", "x.npy", "--labels", "0"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert not (tmp_path / "run").exists()
+OTHERS = (
+    *("numpy", "gradcheck", "mpmath", "typer", "conftest", "sitecustomize", "tomllib", "ml_dtypes"),
+    *("json", "multiprocessing", "signal", "socket", "struct", "selectors"),
+)
+"""Modules that the program or its helpers import."""
 
 
-@pytest.mark.parametrize("words", [["stability", "--jobs", "2"], ["check", "--candidate", "sub/m.py:f"]])
-def test_nor_by_the_processes_that_help(words: list[str], tmp_path: Path) -> None:
-    for name in ("json", "multiprocessing", "signal", "socket", "struct", "selectors"):
-        (tmp_path / f"{name}.py").write_text("open('run', 'w')\nraise SystemExit(99)\n")
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "m.py").write_text(SOUND)
-    start = "from gradcheck.__main__ import main; main()"
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check", "x.npy", "--labels", "0"],
+        ["stability", "--case", "plain-3", "--jobs", "2"],
+        ["stability", "--case", "plain-3", "--scheduler", "local", "--jobs", "1"],
+        ["check", "--case", "plain-3", "--candidate", "sub/m.py:f"],
+    ],
+    ids=" ".join,
+)
+def test_modules_in_the_current_folder_are_not_imported(words: list[str], tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    (here / "sub").mkdir(parents=True)
+    np.save(here / "x.npy", np.zeros((1, 2), np.float32))
+    (here / "sub" / "m.py").write_text(SOUND)
+    for name in OTHERS:
+        (here / f"{name}.py").write_text("open('run', 'w')\nraise SystemExit(99)\n")
+    # a script, as the installed one is: Python looks in its folder, not in the current one
+    script = tmp_path / "gradcheck-script"
+    script.write_text("from gradcheck.__main__ import main\nif __name__ == '__main__':\n    main()\n")
     ran = subprocess.run(
-        [sys.executable, "-P", "-c", start, *words, "--case", "plain-3"],
-        cwd=tmp_path,
+        [sys.executable, script, *words],
+        cwd=here,
         env={key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
         | {"PYTHONPATH": str(Path(__file__).parent.parent)},
         capture_output=True,
         text=True,
     )
-    assert not (tmp_path / "run").exists()
+    assert not (here / "run").exists()
     assert ran.returncode == 0, ran.stderr
 
 
