@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
@@ -13,6 +14,8 @@ from gradcheck.exceptions import InputError
 from gradcheck.formats import Array
 from gradcheck.stored import File, Place
 
+_AXES = 32
+"""As many as an array of NumPy 1 has; that of NumPy 2 has 64, but no file should be read here and refused there."""
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -60,6 +63,7 @@ def read_header(stream: BinaryIO, size: int, what: str = "the array") -> Header:
         raise InputError(f"{what} holds Python objects (a pickle), which are never loaded")
     if dtype.names is not None or dtype.subdtype is not None:
         raise InputError(f"{what} is a structured array; expected plain numbers")
+    check_axes(shape, what)
     promised = math.prod(shape) * dtype.itemsize
     length = stream.tell()
     present = size - length
@@ -79,6 +83,12 @@ def read_numbers(stream: BinaryIO, header: Header, what: str = "the array") -> A
     data = stream.read(header.size)
     check_end(len(data), header, what)
     return np.frombuffer(data, dtype=header.dtype).reshape(header.shape, order=header.order)
+
+
+def check_axes(shape: Sequence[int], what: str) -> None:
+    """Refuses an array of more axes than NumPy has."""
+    if len(shape) > _AXES:
+        raise InputError(f"{what} has more than {_AXES} axes")
 
 
 def check_end(size: int, header: Header, what: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gradcheck.exact import Texts
 from gradcheck.exceptions import InputError
+from gradcheck.files import _arrays
 from gradcheck.formats import Array
 
 
@@ -55,7 +56,9 @@ def texts(value: Any, name: str) -> Texts:
     for place, row in enumerate(rows):
         if row.shape != rows[0].shape:
             raise InputError(f"'{name}' is ragged: row {place} has shape {row.shape}, row 0 {rows[0].shape}")
-    return Texts(cells=[cell for row in rows for cell in row.cells], shape=(len(rows), *rows[0].shape))
+    shape = (len(rows), *rows[0].shape)
+    _arrays.check_axes(shape, f"'{name}'")
+    return Texts(cells=[cell for row in rows for cell in row.cells], shape=shape)
 
 
 def _kind(value: Any) -> str:

@@ -14,6 +14,7 @@ from safetensors.numpy import save
 
 from gradcheck import files, stored
 from gradcheck.exceptions import InputError
+from gradcheck.files import _arrays
 from gradcheck.formats import Array, named
 from gradcheck.stored import Place
 
@@ -64,6 +65,7 @@ def _array(stream: BinaryIO, name: str, held: Mapping[str, Any], start: int) -> 
     shape, offset = tuple(held["shape"]), start + held["data_offsets"][0]
     if dtype is None:
         raise InputError(f"'{name}' is {held['dtype']}; expected one of {', '.join(_DTYPES)}")
+    _arrays.check_axes(shape, f"'{name}'")
     size = math.prod(shape) * dtype.itemsize
     file = stored.home(stream, size)
     if file:

@@ -232,6 +232,8 @@ BAD: dict[str, tuple[str, bytes | str, str]] = {
     "a key twice": ("json", '{"logits": [1], "logits": [2]}', "the key 'logits' twice"),
     "no logits in JSON": ("json", '{"x": [1]}', "it has: x"),
     "a number alone": ("json", "3", "a single value"),
+    "axes in JSON": ("json", "[" * 40 + "1, 2" + "]" * 40, "'logits' has more than 32 axes"),
+    "axes in an array": ("npy", header("<f4", (1,) * 33, bytes(4)), "the array has more than 32 axes"),
     "deep JSON": ("json", "[" * 100_000 + "]" * 100_000, "nests too deep"),
     "lines of two kinds": ("jsonl", '{"logits": [1, 2], "labels": 0}\n[3, 4]\n', "only 1 of 2 lines hold 'labels'"),
     "a line that is no row": ("jsonl", "[1, 2]\n3\n", "line 2 is neither"),
@@ -253,6 +255,13 @@ def test_bad_input_is_one_clear_sentence(name: str, tmp_path: Path) -> None:
     assert message in said
     assert "\n" not in said
     assert not Path("/tmp/gradcheck-was-here").exists()
+
+
+def test_more_axes_than_numpy_has_in_safetensors(tmp_path: Path) -> None:
+    shape = ",".join(["1"] * 33)
+    head = f'{{"logits":{{"dtype":"F32","shape":[{shape}],"data_offsets":[0,4]}}}}'.encode()
+    with pytest.raises(InputError, match="'logits' has more than 32 axes"):
+        load(tmp_path / "x.safetensors", len(head).to_bytes(8, "little") + head + bytes(4))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
