@@ -87,6 +87,7 @@ def test_frozen_values_judge_as_central_differences_do(program: Program, tmp_pat
         assert program("fixtures", "record", "--case", name, "-o", str(path)).code == 0
         for candidate in ("shifted", "naive"):
             ran = program("fixtures", "verify", str(path), "--candidate", candidate, "--format", "json")
+            assert ran.code in (0, 1), ran.err
             for result in json.loads(ran.out)["results"]:
                 case = result["case"].partition("::")[2]
                 direct = program("check", "--case", case, "--candidate", candidate, "--format", "json")
