@@ -49,6 +49,9 @@ _LONGEST, _LONGEST_ARRAYS = 1 << 26, 1 << 30
 _MOST_UNCERTAIN = 1e-6
 """Ulps past which a value is not exact enough to be frozen."""
 
+_APART = re.compile(r"[\\/:\0]")
+"""What parts a path on some system, and so may not stand in a file's name on any."""
+
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 """As TOML has them; Python's may have more digits than it writes."""
 Number = Annotated[str | Whole, Field(description="a decimal or hexadecimal number, nan, inf or -inf")]
@@ -76,7 +79,7 @@ class _Entry(_Model):
     tolerance: str = "stable"
     candidate: list[str] = Field([candidates.DEFAULT], description="built-in candidates that are checked")
     loss: dict[str, str | Whole] = Field({}, description="loss options, as --loss KEY=VALUE")
-    labels: list[Whole] | list[list[Number]] | None = Field(None, description="classes (N,), or soft labels (N, k)")
+    labels: list[int] | list[list[Number]] | None = Field(None, description="classes (N,), or soft labels (N, k)")
     logits: list[list[Number]] | None = Field(None, description="(N, k)")
     expected: list[list[Number]] | None = Field(None, description="the exact gradient, row by row, (N, k)")
     arrays: _Arrays | None = Field(None, description="in place of labels, logits and expected")
@@ -429,8 +432,8 @@ def _digest(entry: _Entry) -> str:
 def _arrays(path: Path, arrays: _Arrays, fmt: Format, uncertainty: str | None) -> tuple[Array, Array, Expected | None]:
     folder = path.resolve().parent
     target = folder / arrays.file
-    # what parts a path on another system parts it here, too; a link may lead anywhere
-    plain = not re.search(r"[\\/:\0]", arrays.file) and arrays.file.endswith(".npz")
+    # a link may lead anywhere
+    plain = not _APART.search(arrays.file) and arrays.file.endswith(".npz")
     if not plain or Path(os.path.realpath(target)).parent != folder:
         raise InputError(f"arrays.file: '{arrays.file}' is no .npz file in the fixture's own folder")
     try:
@@ -637,7 +640,7 @@ def _apart(path: Path, problem: Problem, derived: Reference, arrays: dict[Path, 
     )
     sha256 = hashlib.sha256(stream.getvalue()).hexdigest()
     home = path.resolve()
-    stem = home.parent / home.name.removesuffix(SUFFIX)
+    stem = home.parent / _APART.sub("-", home.name.removesuffix(SUFFIX))
     target = Path(f"{stem}-{sha256[:12]}.npz")
     if target.exists() and target.read_bytes() != stream.getvalue():
         # somebody has edited it: until the fixture names the new one, it is the one that it names

@@ -23,7 +23,7 @@ from gradcheck.metrics import Decision, Extreme, Measures, shared_rounding
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference.rule import TARGET_BITS
 from gradcheck.results import Judged, Verdict
-from gradcheck.tolerances import Stable, plain_bound
+from gradcheck.tolerances import Stable, grown, plain_bound
 
 _AT_ONCE = 1 << 15
 """Components that are looked at together: their arrays stay in a processor's cache."""
@@ -247,7 +247,7 @@ class _Block:
     @property
     def _floor(self) -> Float64:
         smallest = self.format.smallest_normal if self.flush else self.format.smallest_subnormal
-        return smallest * np.maximum(1.0, self.scale * np.maximum(self.weight, 1.0))
+        return smallest * grown(self.scale * np.maximum(self.weight, 1.0))
 
     def _ulp(self, size: Float64) -> Float64:
         """The unit in the last place of positive numbers."""

@@ -24,6 +24,7 @@ _BLOCK = 1 << 20
 _PARTS = 64
 _PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_PARTS},}}")
+_QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*+"|\'[^\'\n]*+\'')
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Where a container says what it may take."""
 
@@ -106,8 +107,10 @@ def toml(text: str, parse_float: Callable[[str], Any] = float) -> dict[str, Any]
         ValueError: where it is no TOML, or has a key of very many parts, which take their number's square of memory.
         RecursionError: where it nests too deep.
     """
-    if found := _LONG_KEY.search(text):
-        raise ValueError(f"line {text.count(chr(10), 0, found.start()) + 1} has a key of more than {_PARTS} parts")
+    for found in _LONG_KEY.finditer(text):
+        before = text[text.rfind("\n", 0, found.start()) + 1 : found.start()]
+        if "#" not in _QUOTED.sub("", before):  # else it stands in a comment
+            raise ValueError(f"line {text.count(chr(10), 0, found.start()) + 1} has a key of more than {_PARTS} parts")
     return tomllib.loads(text, parse_float=parse_float)
 
 

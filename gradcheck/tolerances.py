@@ -234,9 +234,10 @@ def stable_bound(exact: ExactGradient, *, flush: bool = False) -> Float64:
     """B of every component in the exact values' units, (N, k); 0 in ignored and undefined rows.
 
         B = s·φ·{ (p + m)·[ A·( u·(3δ + 2·ln S₀ + 8) + 4·√k·u_acc ) + R·n·u_acc ] + A·m + 4u·|q| }
-            + [softcap only] (s/T)·4u·(|G| + 16u·(A·p + |q|))  +  2u·|g|  +  λ·max(1, s·max(A, 1)·max φ)
+            + [softcap only] (s/T)·4u·(|G| + 16u·(A·p + |q|))  +  2u·|g|  +  λ·Λ
 
-    where n labels carry weight, R = Σ|q| − max|q| is what all but the largest of them carry, and m is `moved_error`.
+    where Λ is 1, but max(1, s·max(A, 1)·max φ + ½) where that product is not 1; n labels carry weight, and all but the
+    largest of them R = Σ|q| − max|q|; m is `moved_error`.
 
     Rounding of the shift and of log p after Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021 (here
     componentwise); sums after Higham & Mary, SIAM J. Sci. Comput. 41(5), 2019. docs/numerics.md derives it.
@@ -295,15 +296,22 @@ def _bound(e: Known, values: Values, flush: bool) -> Float64:
         inner = inner + 16 * u * (e.weight * e.p_in_units(unit_log2) + in_units(np.abs(e.q), unit_log2))
         bound += e.scale / e.temperature * 4 * u * inner
     bound += 2 * u * values.size
-    # what lies below the normal range before s·f' multiplies it has been rounded to λ
-    bound += least(values, flush=flush) * np.maximum(1.0, e.scale * np.maximum(e.weight, 1.0) * e.steepest)
+    bound += least(values, flush=flush) * grown(e.scale * np.maximum(e.weight, 1.0) * e.steepest)
     # so that an error of exactly λ, or of any other round limit, is no tie
     bound *= 1 + 2.0**-20
     return bound
 
 
+def grown(factor: Float64 | float) -> Float64:
+    """Λ: how many λ what lies below the normal range before a factor multiplies it is off by after it.
+
+    It has been rounded to λ, and where the factor is not 1 is rounded again.
+    """
+    return np.where(factor == 1, 1.0, np.maximum(1.0, np.asarray(factor) + 0.5))
+
+
 def plain_bound(fmt: Format, classes: int, log_sum: Float64) -> tuple[Float64, float]:
-    """B where it is simplest, a + b·δ in B = (a + b·δ)·|g| + λ·max(1, s·max(A, 1)): at classes without a label.
+    """B where it is simplest, a + b·δ in B = (a + b·δ)·|g| + λ·Λ: at classes without a label.
 
     It is that of z = l, ζ = 0 and a single label of weight A; see `stable_bound`.
     """
@@ -336,10 +344,11 @@ _FAR = 700.0
 def moved_error(e: Known, u: float) -> Float64:
     """m: how far the rounding of z, where z is another than the logits, may move a probability.
 
-    With τ = 2u(|z| + max|z|) its odds p/(1 − p) become e^(±τ) times themselves, so m = p·(1 − p)·τ where τ is small,
-    and never more than max(p, 1 − p).
+    With τ = 2u(|z| + max|z|), under a softcap three times that, its odds p/(1 − p) become e^(±τ) times themselves, so
+    m = p·(1 − p)·τ where τ is small, and never more than max(p, 1 − p).
     """
-    tau = 2 * u * (np.abs(np.where(np.isfinite(e.z), e.z, 0.0)) + e.reach)
+    # T is rounded and divides; under a cap c is rounded twice, divides and multiplies, and tanh is rounded, too
+    tau = (6 if e.capped else 2) * u * (np.abs(np.where(np.isfinite(e.z), e.z, 0.0)) + e.reach)
     # δ is exact, and where there are many rows no more than what p needs
     gap = np.where(e.delta < _FAR, e.delta, e.largest - e.z)
     log_p = -(gap + e.log_sum)

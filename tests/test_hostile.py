@@ -131,6 +131,14 @@ def test_a_key_of_very_many_parts(key: str) -> None:
         reading.toml(f"# {'a' * 10_000}\n{key} = 1")
 
 
+@pytest.mark.parametrize("text", ["# {}", "a = 1 # {}", '"\\"" = 1 # {}', "b = '#' # {}"])
+def test_a_comment_is_no_key(text: str) -> None:
+    parts = ".".join(map(str, range(90)))
+    reading.toml(text.format(parts))
+    with pytest.raises(ValueError, match="more than 64 parts"):
+        reading.toml(f"{text.format('')}\nc = {{'#' = 1, {parts} = 1}}")
+
+
 def test_a_key_of_some_parts() -> None:
     assert reading.toml('a.b."c.d" = "1.2.3"') == {"a": {"b": {"c.d": "1.2.3"}}}
 
@@ -180,6 +188,14 @@ def test_no_link_leads_out_of_the_folder_of_a_fixture(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_the_arrays_of_a_fixture_of_any_name_are_found_again(tmp_path: Path, program: Program) -> None:
+    path = tmp_path / "a:b\\c.gradcheck.toml"
+    made = ["--generate", "normal", "--rows", "40", "--classes", "50"]
+    assert program("fixtures", "record", *made, "--output", str(path), "--name", "one", "--why", "so").code == 0
+    assert len(list(tmp_path.glob("a-b-c-*.npz"))) == 1
+    assert program("fixtures", "verify", str(path)).code == 0
+
+
 def test_nobody_waits_for_a_pipe_in_a_folder(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.npz")
     path = entry(tmp_path, arrays=f'{{file = "x.npz", sha256 = "{"0" * 64}"}}')

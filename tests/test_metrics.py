@@ -194,14 +194,15 @@ def test_the_stable_bound_with_every_option(fmt: Format, options: dict[str, floa
         for place, (one, q, slope) in enumerate(zip(z, labels, slopes, strict=True)):
             p = math.exp(one - lse)
             inner = (whole + 2 * zeta * lse) * p - q
-            farthest = 2 * u * (abs(one) + max(map(abs, z))) if {"temperature", "softcap"} & set(options) else 0.0
-            moved = moved_by(p, farthest)
+            roundings = 6 if cap < math.inf else 2 if heat != 1 else 0
+            moved = moved_by(p, roundings * u * (abs(one) + max(map(abs, z))))
             softmax = heavy * (u * (3 * (max(z) - one) + 2 * log_sum + 8) + 4 * math.sqrt(4) * u_sum)
             known = scale * slope * ((p + moved) * (softmax + whole / 2 * 3 * u_sum) + heavy * moved + 4 * u * q)
             if cap < math.inf:
                 known += scale / heat * 4 * u * (abs(inner) + 16 * u * (heavy * p + q))
             known += 2 * u * scale * slope * abs(inner)
-            known += smallest * max(1.0, scale * max(heavy, 1.0) * max(slopes))
+            grown = scale * max(heavy, 1.0) * max(slopes)
+            known += smallest * (1.0 if grown == 1 else max(1.0, grown + 0.5))
             found = bound[0, place] * 2.0 ** int(exact.values.unit_log2[0, place])
             assert found == pytest.approx(known * (1 + 2.0**-20), rel=1e-9)
 

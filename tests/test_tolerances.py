@@ -29,7 +29,8 @@ def test_how_far_the_rounding_of_z_moves_a_probability(logits: list[float], opti
         counts = e.row.counts.tolist()
         whole = mpmath.fsum(count * size for count, size in zip(counts, sizes, strict=True))
         for place, (z, size) in enumerate(zip(e.z.tolist(), sizes, strict=True)):
-            tau, p = mpmath.mpf(2.0**-52) * (abs(z) + e.reach), size / whole
+            tau = (6 if e.capped else 2) * mpmath.mpf(2.0**-53) * (abs(z) + e.reach)
+            p = size / whole
             odds = size / (whole - size) if whole > size else None
             due = (
                 0.0
@@ -58,3 +59,26 @@ def test_no_logit_is_so_large_that_the_stable_bound_allows_anything(size: float,
                 Comparison(exact, lie), tolerances.limits_of(tolerances.parse("stable"), exact, flush=False)
             )
             assert (decision.failed, decision.undecided_rows) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("fmt", "logits", "label", "loss"),
+    [
+        ("bfloat16", [28.0, 27.5], 0, ["softcap=100", "temperature=0.1", "z_loss=1e-2"]),
+        ("float32", [87.40641784667969, 87.93790435791016], 1, ["softcap=333", "temperature=0.1"]),
+        ("float16", [5.53515625, 5.5390625, 5.4140625, 5.578125, 5.52734375], 3, ["softcap=20", "temperature=0.01"]),
+        ("float16", [12.3203125, 11.140625, -18.609375, -3.896484375, -18.0], 2, ["softcap=333", "z_loss=1e-2"]),
+        # a probability that is rounded to a subnormal number, and again when 1/T multiplies it
+        ("float32", [1.697622656, -39.26524735, 39.00896835, -8.90968990, 33.79961395], 2, ["temperature=0.8"]),
+        ("float16", [0.0, 15.3], 1, ["upstream=1.3"]),
+    ],
+)
+def test_sound_forms_where_z_or_what_is_tiny_is_rounded_again_and_again(
+    fmt: str, logits: list[float], label: int, loss: list[str]
+) -> None:
+    problem = make_problem([logits], [label], fmt, loss)
+    exact = reference.compute(problem, problem.format, Settings())
+    for name in ("shifted", "compensated", "log_softmax", "wide"):
+        gradient = candidates.load(name).gradient(problem)
+        limits = tolerances.limits_of(tolerances.parse("stable"), exact, flush=False)
+        assert decide(Comparison(exact, gradient), limits).failed == 0, name

@@ -60,7 +60,7 @@ class Upstream(OfNumbers):
     def _exact(self) -> Fraction:
         value = self.numbers.exact
         if value and not Fraction(_LEAST) <= abs(value) <= Fraction(_MOST):
-            shown = f"{float(value):g}" if abs(value) < _FLOAT else "of more than 1e300"
+            shown = f"{float(value):g}" if abs(value) <= _FLOAT else "of more than 1e300"
             raise InputError(f"upstream {shown} is {_RANGE}")
         return value
 
