@@ -324,9 +324,9 @@ def test_an_exception_is_the_same_here(shared: Cluster) -> None:
 def test_what_cannot_be_sent_is_an_error(shared: Cluster) -> None:
     unspeakable: list[Any] = [lambda: None]
     with cluster.joined(shared.address, None) as team:
-        with pytest.raises(Exception, match="pickle|local object"):
+        with pytest.raises(Exception, match=r"pickle|local object"):
             list(team.map(itself, unspeakable))
-        with pytest.raises(Exception, match="pickle|local object"):
+        with pytest.raises(Exception, match=r"pickle|local object"):
             list(team.map(gives_a_function, [0]))
         assert list(team.map(itself, range(3))) == [0, 1, 2]
 
