@@ -176,7 +176,7 @@ def _started(count: int) -> Iterator[Any]:
     import dask
     import distributed
 
-    with tempfile.TemporaryDirectory(prefix="gradcheck-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="gradcheck-", ignore_cleanup_errors=True) as folder, _environment_kept():
         # the scheduler takes a folder from there alone
         with safely() as safe, _masked(), dask.config.set({"temporary-directory": folder}):
             cluster = distributed.LocalCluster(
@@ -193,8 +193,8 @@ def _started(count: int) -> Iterator[Any]:
         try:
             # as `safely` does, for processes that dask starts when it likes; not for what these start
             environ = {
-                "distributed.nanny.pre-spawn-environ": {SAFE_PATH: "1"},
-                "distributed.nanny.environ": {SAFE_PATH: "1" if safe else ""},
+                f"distributed.nanny.pre-spawn-environ.{SAFE_PATH}": "1",
+                f"distributed.nanny.environ.{SAFE_PATH}": "1" if safe else "",
             }
             with dask.config.set(environ):
                 cluster.scale(count)
@@ -218,6 +218,18 @@ def _kill(pid: int) -> None:
         for one in (*process.children(recursive=True), process):
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
+
+
+@contextlib.contextmanager
+def _environment_kept() -> Iterator[None]:
+    """What dask sets for its processes it sets here, and leaves: it is as it was, afterwards."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextlib.contextmanager

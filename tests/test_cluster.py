@@ -682,10 +682,13 @@ def test_a_cluster_that_is_started_here_ends_with_its_work(program: Program, sta
     assert (code, err) == (1, "")
     assert out.replace('"scheduler": "local"', '"scheduler": null') == here.out
     pids: set[int] = set()
+    before = dict(os.environ)
     with pytest.raises(WorkersError, match="killed"):
         failing(pids)
     (pid,) = pids
     assert not alive(pid)
+    # dask sets here, and leaves, what its processes are to have
+    assert dict(os.environ) == before
 
 
 def failing(pids: set[int]) -> None:
