@@ -23,8 +23,13 @@ _SMALL = 1 << 28
 _BLOCK = 1 << 20
 _PARTS = 64
 _PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
-_LONG_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_PARTS},}}")
-_QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*+"|\'[^\'\n]*+\'')
+_PIECE = re.compile(
+    rf"""(?P<key>(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_PARTS},}})"""
+    r"""|\"{3}(?:[^\\"]|\\.|\"(?!""))*+\"{3}|'{3}(?:[^']|'(?!''))*+'{3}"""
+    r"""|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+'|\#[^\n]*+""",
+    re.DOTALL,
+)
+"""A key of very many parts, or what is none whatever it looks like: text in quotes, a comment."""
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Where a container says what it may take."""
 
@@ -107,9 +112,8 @@ def toml(text: str, parse_float: Callable[[str], Any] = float) -> dict[str, Any]
         ValueError: where it is no TOML, or has a key of very many parts, which take their number's square of memory.
         RecursionError: where it nests too deep.
     """
-    for found in _LONG_KEY.finditer(text):
-        before = text[text.rfind("\n", 0, found.start()) + 1 : found.start()]
-        if "#" not in _QUOTED.sub("", before):  # else it stands in a comment
+    for found in _PIECE.finditer(text):
+        if found["key"] is not None:
             raise ValueError(f"line {text.count(chr(10), 0, found.start()) + 1} has a key of more than {_PARTS} parts")
     return tomllib.loads(text, parse_float=parse_float)
 

@@ -139,11 +139,24 @@ def test_a_comment_is_no_key(text: str) -> None:
         reading.toml(f"{text.format('')}\nc = {{'#' = 1, {parts} = 1}}")
 
 
+@pytest.mark.parametrize("before", ["'''\n # '''", '"""\n \\""" # """'])
+def test_text_of_many_lines_hides_no_key(before: str) -> None:
+    parts = ".".join(map(str, range(90)))
+    with pytest.raises(ValueError, match="line 2 has a key of more than 64 parts"):
+        reading.toml(f"x = {{s = {before}, {parts} = 1}}")
+
+
+def test_a_comment_is_passed_over_once() -> None:
+    """Looked at again for each of what stands in it, this one took minutes."""
+    parts = ".".join(map(str, range(90)))
+    assert reading.toml(f"# {f'{parts} ' * 20_000}\na = 1") == {"a": 1}
+
+
 def test_a_key_of_some_parts() -> None:
     assert reading.toml('a.b."c.d" = "1.2.3"') == {"a": {"b": {"c.d": "1.2.3"}}}
 
 
-def test_an_upstream_past_float64(tmp_path: Path) -> None:
+def test_an_upstream_past_float64() -> None:
     (option,) = losses.parse(["upstream=-1e999"])
     with pytest.raises(InputError, match="upstream of more than 1e300 is neither 0 nor of a size"):
         option.argument(formats.named("float32"))

@@ -154,7 +154,8 @@ def _leaves(command: Any, words: tuple[str, ...] = ()) -> list[tuple[tuple[str, 
     return [(words, command)]
 
 
-_COMMANDS = [leaf for leaf in _leaves(typer.main.get_command(app)) if leaf[0][0] != "selftest"]
+COMMAND = typer.main.get_command(app)
+_COMMANDS = [leaf for leaf in _leaves(COMMAND) if leaf[0][0] != "selftest"]
 
 
 def _value(name: str) -> st.SearchStrategy[str]:

@@ -15,12 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import typer
 
 from gradcheck import files, fixtures, losses, tolerances
 from gradcheck.batch import Batch
 from gradcheck.checkpoint import Checkpoint
-from gradcheck.cli import _config, app
+from gradcheck.cli import _config
 from gradcheck.exceptions import GradcheckError
 from gradcheck.formats import FORMATS
 from gradcheck.report import _restored, _saved
@@ -119,7 +118,7 @@ def config(content: bytes) -> None:
     """A pyproject.toml in the current folder."""
     _written(content, "pyproject.toml").replace(_FOLDER / "pyproject.toml")
     with contextlib.chdir(_FOLDER), contextlib.suppress(GradcheckError):
-        _config.defaults(_COMMAND)
+        _config.defaults(drawn.COMMAND)
 
 
 def command_lines(content: bytes) -> None:
@@ -128,7 +127,6 @@ def command_lines(content: bytes) -> None:
         drawn.said.hypothesis.fuzz_one_input(content)  # type: ignore[attr-defined]
 
 
-_COMMAND = typer.main.get_command(app)
 TARGETS: dict[str, Target] = {
     **{suffix: reader(suffix) for suffix in files.names()},
     "members": members,
