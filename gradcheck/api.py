@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradcheck import __version__, candidates, catalogue, formats, functions, losses, streaming, tolerances
+from gradcheck import __version__, candidates, catalogue, formats, functions, losses, streaming, tolerances, versions
 from gradcheck.batch import Batch
 from gradcheck.candidates import Candidate
 from gradcheck.checking import How
@@ -93,7 +93,8 @@ def check(
         case="check",
     )
     settings = {"tolerance": tolerance, "flush": flush, "repeat": repeat, "engine": engine}
-    return Report(version=__version__, settings=settings, results=tuple(results))
+    made_with = versions.environment(candidates.packages())
+    return Report(version=__version__, environment=made_with, settings=settings, results=tuple(results))
 
 
 def assert_gradient(

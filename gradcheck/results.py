@@ -312,12 +312,14 @@ class Report:
         version: gradcheck's own.
         settings: what the run was asked to do, by option name.
         notes: what a reader must know of the input: a cast, a sample, rows left out.
+        environment: what it was made with, each by its version or name; see `versions.environment`.
     """
 
     version: str
     settings: Mapping[str, object]
     results: tuple[Result, ...]
     notes: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:

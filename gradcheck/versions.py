@@ -1,10 +1,14 @@
-"""What the digits of a result depend on beside its input: the program and the packages that compute them."""
+"""What the digits of a result depend on beside its input: the program, packages that compute them, the machine."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
+import importlib.util
 import pkgutil
+import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 MODULES = {
@@ -27,6 +31,42 @@ def versions() -> dict[str, str]:
         except ImportError:
             continue
     return found
+
+
+@functools.cache
+def environment(packages: tuple[str, ...] = ()) -> Mapping[str, str]:
+    """What a report was made with: Python, the machine, and by name the versions that are installed here.
+
+    Args:
+        packages: more of them, by the names under which they are imported; none is.
+    """
+    found = {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+    }
+    for module in (*MODULES.values(), *packages):
+        if module != "gradcheck" and importlib.util.find_spec(module) is not None:
+            found[module] = _installed(module)
+    return found
+
+
+def _installed(module: str) -> str:
+    names = [name for name, imported in MODULES.items() if imported == module] or [module]
+    try:
+        return importlib.metadata.version(names[0])
+    except importlib.metadata.PackageNotFoundError:
+        # tensorflow comes under several names; to look them all up takes a while
+        names = importlib.metadata.packages_distributions().get(module, [])
+    return importlib.metadata.version(names[0]) if names else "unknown"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 @functools.cache

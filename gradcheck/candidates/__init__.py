@@ -40,6 +40,7 @@ __all__ = [
     "names",
     "of_command",
     "of_function",
+    "packages",
     "piece",
     "story",
     "summary",
@@ -123,6 +124,11 @@ def names() -> list[str]:
     return sorted([*plugins.names(sys.modules[__name__]), *plugins.names(frameworks)])
 
 
+def packages() -> tuple[str, ...]:
+    """Those that candidates need and that may be installed, as they are imported."""
+    return tuple(plugins.names(frameworks))
+
+
 def load(name: str, running: Running = Running()) -> Candidate:
     """A candidate by its name: a built-in one, a framework, or a function as MODULE:FUNCTION or PATH.py:FUNCTION.
 
@@ -153,7 +159,7 @@ def _load(name: str, running: Running) -> Candidate:
             raise MissingExtraError(f"--candidate {framework}", framework, framework)
         return _in_a_child(name, f"{frameworks.__name__}.{framework}", target or None, running)
     if running.device is not None:
-        raise UsageError(f"--device goes with {' and '.join(plugins.names(frameworks))}, not with '{name}'")
+        raise UsageError(f"--device goes with {', '.join(packages())}, not with '{name}'")
     if colon:
         return _in_a_child(name, _function.__name__, name, running)
     return computed(name, plugins.load(sys.modules[__name__], "candidate", name).gradient)

@@ -12,7 +12,7 @@ import numpy as np
 
 from gradcheck import formats
 from gradcheck.exceptions import CrashedError, NotApplicableError
-from gradcheck.formats import Array
+from gradcheck.formats import Array, Format
 from gradcheck.functions import told
 from gradcheck.problem import Problem, Stage
 from gradcheck.processes import broken
@@ -66,6 +66,13 @@ class Question:
             divisor=None if divisor is None else float(divisor),
             share=float(problem.share),
         )
+
+    @property
+    def format(self) -> Format:
+        """That of the logits."""
+        found = formats.of_dtype(self.logits.dtype)
+        assert found is not None
+        return found
 
     def share_of_whole(self) -> float:
         """`share`, for what has been reduced over these rows alone.

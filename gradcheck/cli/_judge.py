@@ -111,7 +111,7 @@ def candidates_of(judging: Judging) -> list[Candidate]:
         raise UnknownNameError("exchange format", judging.exchange, files.exchanged())
     running = candidates.Running(timeout=judging.timeout, device=judging.device, folder=os.getcwd())
     if judging.device is not None and not judging.candidate:
-        raise UsageError("--device goes with --candidate torch or jax")
+        raise UsageError(f"--device goes with --candidate {', '.join(candidates.packages())}")
     found = [candidates.load(name, running) for name in judging.candidate or []]
     return found + [
         candidates.of_command(

@@ -129,8 +129,8 @@ class Judging(Rule):
     candidate: Annotated[
         list[str] | None,
         typer.Option(
-            help="A built-in form, torch, jax, MODULE:FUNCTION, PATH.py:FUNCTION, or torch:MODULE:LOSS; repeatable. "
-            "Default: shifted.",
+            help="A built-in form, a framework (torch, jax, …), MODULE:FUNCTION, PATH.py:FUNCTION, or "
+            "torch:MODULE:LOSS; repeatable. Default: shifted.",
             rich_help_panel=_JUDGED,
             metavar="NAME",
         ),

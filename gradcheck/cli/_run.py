@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from gradcheck import __version__, exits, writing
+from gradcheck import __version__, exits, versions, writing
 from gradcheck.cli._options import Reporting
 from gradcheck.exceptions import InputError, UnknownNameError, UsageError
 
@@ -47,6 +47,7 @@ def finish(
         rendering: another than a report's own.
         finished: called when all reports are written, unless it was interrupted.
     """
+    from gradcheck import candidates
     from gradcheck import report as reports
     from gradcheck.results import Report
 
@@ -61,7 +62,8 @@ def finish(
     except KeyboardInterrupt:
         interrupted = True
     said = (*notes, "interrupted before the end") if interrupted else tuple(notes)
-    report = Report(version=__version__, settings=settings, results=tuple(done), notes=said)
+    made_with = versions.environment(candidates.packages())
+    report = Report(version=__version__, environment=made_with, settings=settings, results=tuple(done), notes=said)
     write(lambda name, style: rendering.render(name, report, style), reporting, ways)
     if interrupted:
         raise typer.Exit(exits.INTERRUPTED)

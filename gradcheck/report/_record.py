@@ -31,6 +31,7 @@ def head(report: Report) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "gradcheck": report.version,
+        "environment": dict(report.environment),
         "settings": dict(report.settings),
         "notes": list(report.notes),
         "summary": {verdict.value: n for verdict, n in report.summary.items()},

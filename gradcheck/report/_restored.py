@@ -249,6 +249,7 @@ class _Result(_Model):
 
 class _Report(_Model):
     gradcheck: Name
+    environment: dict[Name, Name] = {}
     settings: dict[str, Any]
     notes: tuple[Name, ...]
     results: tuple[_Result, ...]
@@ -272,7 +273,13 @@ def report(record: Mapping[str, Any], path: str) -> Report:
         raise InputError(f"{path}: {where}: {first['msg']}; was it saved by another version of gradcheck?") from None
     except (GradcheckError, ValueError, KeyError) as error:
         raise InputError(f"{path}: {error}") from None
-    return Report(version=read.gradcheck, settings=read.settings, results=results, notes=read.notes)
+    return Report(
+        version=read.gradcheck,
+        environment=read.environment,
+        settings=read.settings,
+        results=results,
+        notes=read.notes,
+    )
 
 
 class _Again:

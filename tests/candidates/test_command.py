@@ -167,7 +167,7 @@ def test_no_shell_sees_it(program: Program, tmp_path: Path) -> None:
         (["--timeout", "nan"], "a timeout is from 0"),
         (["--timeout", "1e300"], "a timeout is from 0"),
         (["--candidate", "frameworks"], "unknown candidate 'frameworks'"),
-        (["--device", "cpu"], "--device goes with --candidate torch or jax"),
+        (["--device", "cpu"], "--device goes with --candidate jax, keras"),
     ],
 )
 def test_what_cannot_be_understood(words: list[str], said: str, program: Program) -> None:

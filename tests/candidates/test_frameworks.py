@@ -1,29 +1,48 @@
-"""PyTorch and JAX as candidates: on the whole catalogue, with losses of the user's own, under every option."""
+"""Frameworks as candidates: on the whole catalogue, with losses of the user's own, under every option."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+from _pytest.mark import ParameterSet
 
-from gradcheck import candidates
+from gradcheck import candidates, checking, tolerances
+from gradcheck.candidates import Candidate
 from gradcheck.exceptions import MissingExtraError
-from tests.conftest import Program
+from gradcheck.problem import Problem
+from gradcheck.reference import Settings
+from gradcheck.results import Judged, Outcome, Skipped, Verdict
+from tests.conftest import Program, make_problem
 
 ROOT = Path(__file__).parent.parent.parent
-FRAMEWORKS = [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("torch", "jax")]
+COMPOSED = ("tensorflow", "keras", "jax", "optax")
+"""Those around whose loss the same options are composed."""
+
+
+def marked(*names: str) -> list[ParameterSet]:
+    """Frameworks as parameters."""
+    return [pytest.param(name, marks=getattr(pytest.mark, name)) for name in names]
+
+
+FRAMEWORKS = marked("torch", *COMPOSED)
+WITH_SCIPY = [*FRAMEWORKS, *marked("scipy")]
 EVERY_DTYPE = [word for name in ("float16", "bfloat16", "float32", "float64") for word in ("--dtype", name)]
 
 
 @pytest.fixture
 def framework(request: pytest.FixtureRequest) -> str:
     """A framework that is installed."""
-    pytest.importorskip(request.param, reason=f"the extra '{request.param}' is not installed")
+    if importlib.util.find_spec(request.param) is None:
+        pytest.skip(f"the extra '{request.param}' is not installed")
     return str(request.param)
 
 
@@ -45,7 +64,7 @@ DIVISION_FREE = {("z-loss-offset", dtype) for dtype in ("float16", "bfloat16", "
 
 @pytest.mark.parametrize("framework", FRAMEWORKS, indirect=True)
 def test_the_whole_catalogue(framework: str, program: Program) -> None:
-    """NaN in ignored rows; 65,536 equal logits in float16; PyTorch: a z-loss at an offset; JAX: subnormal gradients."""
+    """NaN in ignored rows; 65,536 equal logits in float16; PyTorch: a z-loss at an offset; others flush subnormals."""
     words = ["stability", "--candidate", framework, *EVERY_DTYPE, "--format", "json"]
     found = failing(program(*words).out)
     assert found >= IGNORED | HALF_SUM
@@ -72,51 +91,83 @@ def test_the_saturated_true_class_under_ulp(framework: str, program: Program) ->
     assert failing(program(*words).out) == {("saturated-gap-20", "float32"), ("saturated-gap-20", "float64")}
 
 
+COMMON = [
+    ["softcap=3", "temperature=0.7", "z_loss=0.01", "reduction=mean"],
+    ["mask=1,1,1,0", "upstream=0.5,2,-1"],
+]
 OPTIONS = {
     "torch": [
         ["like=torch", "label_smoothing=0.1", "weight=1,2,0.5,3", "ignore_index=1"],
-        ["softcap=3", "temperature=0.7", "z_loss=0.01", "reduction=mean"],
-        ["mask=1,1,1,0", "upstream=0.5,2,-1"],
         ["upstream=-3", "reduction=mean", "weight=1,2,0.5,3", "z_loss=0.1"],
+        *COMMON,
     ],
-    "jax": [
-        ["reduction=mean", "ignore_index=1"],
-        ["softcap=3", "temperature=0.7", "z_loss=0.01", "reduction=mean"],
-        ["mask=1,1,1,0", "upstream=0.5,2,-1"],
-        ["reduction=mean:count", "ignore_index=1", "upstream=-3"],
-    ],
+    **{
+        name: [["reduction=mean", "ignore_index=1"], ["reduction=mean:count", "ignore_index=1", "upstream=-3"], *COMMON]
+        for name in COMPOSED
+    },
+    "scipy": [["reduction=mean"], ["reduction=mean:rows"]],
 }
-
-
-@pytest.mark.parametrize("framework", FRAMEWORKS, indirect=True)
-@pytest.mark.parametrize("which", range(4))
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
-def test_options(framework: str, which: int, dtype: str, program: Program, tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    path.write_text('{"logits": [[1, 2, -0.5, 0], [0.25, -1, 3, 1], [0, 0.5, 1, -2]], "labels": [0, 1, 2]}')
-    options = [word for option in OPTIONS[framework][which] for word in ("--loss", option)]
-    for rows in ([], ["--rows", "1:3"]):
-        ran = program("check", str(path), "--dtype", dtype, "--candidate", framework, *options, *rows)
-        assert ran.code == 0, ran.out
-        assert "the loss that comes with it" not in ran.out
-
-
+OPTIONS["keras"].append(["label_smoothing=0.1", "reduction=mean:rows"])
 HAS_NOT = {
     "torch": {"label_smoothing=0.1:others": "label_smoothing=0.1:others", "reduction=mean:count": "mean:count"},
-    "jax": {"label_smoothing=0.1": "has no label_smoothing", "weight=1,2,3": "has no weight"},
+    **{name: {"label_smoothing=0.1:others": "label_smoothing", "weight=1,2,3": "has no weight"} for name in COMPOSED},
+    "scipy": {"label_smoothing=0.1": "takes no loss options", "temperature=2": "takes no loss options"},
 }
+LOGITS, LABELS = [[1, 2, -0.5, 0], [0.25, -1, 3, 1], [0, 0.5, 1, -2]], [0, 1, 2]
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS, indirect=True)
+@cache
+def loaded(name: str) -> Candidate:
+    """One child for all tests: some take a quarter of a minute to start."""
+    return candidates.load(name)
+
+
+def judged(name: str, problem: Problem) -> Outcome:
+    """What is found of a framework."""
+    how = checking.How(tolerance=tolerances.Stable(), settings=Settings())
+    (found,) = checking.outcomes(problem, [loaded(name)], how)
+    return found.outcome
+
+
+def agrees(name: str, problem: Problem) -> None:
+    """Gradient and loss are right."""
+    outcome = judged(name, problem)
+    assert isinstance(outcome, Judged), outcome
+    assert outcome.verdict is Verdict.PASS, outcome
+    assert outcome.conduct is not None
+    assert outcome.conduct.loss is None, outcome.conduct
+
+
+@pytest.mark.parametrize("framework", WITH_SCIPY, indirect=True)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_options(framework: str, dtype: str) -> None:
+    for options in OPTIONS[framework]:
+        problem = make_problem(LOGITS, LABELS, dtype, options)
+        agrees(framework, problem)
+        agrees(framework, problem.take(np.arange(1, 3)))
+
+
+@pytest.mark.parametrize("framework", WITH_SCIPY, indirect=True)
+def test_soft_labels(framework: str) -> None:
+    agrees(framework, make_problem(LOGITS, [[0.5, 0.5, 0, 0], [0, 0, 1, 0], [0.25, 0.25, 0.25, 0.25]], "float32"))
+
+
+@pytest.mark.parametrize("framework", WITH_SCIPY, indirect=True)
 def test_what_it_has_not_is_skipped(framework: str, program: Program) -> None:
     for option, said in HAS_NOT[framework].items():
-        ran = program("check", "--case", "plain-3", "--candidate", framework, "--loss", option)
-        assert ran.code == 2
-        assert "1 skipped" in ran.out
-        assert said in ran.out
+        outcome = judged(framework, make_problem([[1, 2, 3]], [0], "float64", [option]))
+        assert isinstance(outcome, Skipped)
+        assert said in outcome.reason
     ran = program("check", "--case", "plain-3", "--candidate", framework, "--device", "nothing:7")
     assert ran.code == 2
-    assert f"{framework} cannot use the device 'nothing:7'" in ran.err
+    assert re.search(r"(torch|jax|tensorflow|scipy) cannot use the device 'nothing:7'", ran.err)
+
+
+@pytest.mark.parametrize("framework", marked("optax", "scipy"), indirect=True)
+def test_what_differentiates_nothing_takes_no_loss(framework: str, program: Program) -> None:
+    ran = program("check", "--case", "plain-3", "--candidate", f"{framework}:mine.py:loss")
+    assert ran.code == 2
+    assert f"is not {framework}'s: give it as" in ran.err
 
 
 TORCH = """
@@ -171,7 +222,7 @@ def mine(framework: str, tmp_path: Path) -> str:
     return f"{framework}:{path}"
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS, indirect=True)
+@pytest.mark.parametrize("framework", marked("torch", "jax"), indirect=True)
 @pytest.mark.parametrize(
     ("name", "options", "code"),
     [
@@ -269,16 +320,9 @@ ODD = [
 
 @pytest.mark.parametrize("framework", FRAMEWORKS, indirect=True)
 @pytest.mark.parametrize("which", range(len(ODD)))
-def test_what_is_composed_around_it_is_no_mistake_of_its_own(
-    framework: str, which: int, program: Program, tmp_path: Path
-) -> None:
+def test_what_is_composed_around_it_is_no_mistake_of_its_own(framework: str, which: int) -> None:
     logits, labels, options = ODD[which]
-    path = tmp_path / "x.json"
-    path.write_text(json.dumps({"logits": logits, "labels": labels}))
-    words = [word for option in options for word in ("--loss", option)]
-    ran = program("check", str(path), "--dtype", "float64", "--candidate", framework, *words)
-    assert ran.code == 0, ran.out
-    assert "the loss that comes with it" not in ran.out
+    agrees(framework, make_problem(np.array(logits, dtype=float), labels, "float64", options))
 
 
 @pytest.mark.torch

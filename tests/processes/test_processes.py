@@ -158,7 +158,7 @@ def test_what_is_not_there_is_said_at_once(bad: Path) -> None:
     for name, said in ((f"{bad}:nope", "has no function 'nope'; it has softmax"), ("nowhere.py:f", "there is no file")):
         with pytest.raises(UsageError, match=said):
             candidates.load(name)
-    with pytest.raises(UsageError, match="--device goes with jax and torch, not with"):
+    with pytest.raises(UsageError, match="--device goes with jax, keras, optax, scipy, tensorflow, torch, not with"):
         candidates.load(f"{bad}:good", Running(device="cpu"))
     with pytest.raises(UsageError, match="should read torch:MODULE:LOSS"):
         candidates.load("torch:cross_entropy")

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from gradcheck import functions
 from gradcheck.candidates._answers import Question
-from gradcheck.exceptions import CrashedError, NotApplicableError
+from gradcheck.exceptions import CrashedError, NotApplicableError, UsageError
 
 Loss = Callable[[Any, Any, Question], Any]
-"""Logits, labels and what is asked → the loss, a number or one for each row; tensors of the framework's."""
+"""Logits, labels and what is asked → the loss that is asked for, a number; tensors of the framework's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operations:
+    """Those of a framework that are composed; on tensors of its own, and numbers beside them.
+
+    Attributes:
+        where: of a condition, what is where it holds, what is elsewhere.
+        logsumexp: (N, k) → (N,).
+        total: the sum of all elements.
+    """
+
+    where: Callable[[Any, Any, Any], Any]
+    tanh: Callable[[Any], Any]
+    logsumexp: Callable[[Any], Any]
+    total: Callable[[Any], Any]
 
 
 def named_in(signature: Callable[..., Any]) -> set[str]:
@@ -42,6 +61,16 @@ def keywords(name: str, accepted: set[str], asked: Question) -> dict[str, Any]:
     return given
 
 
+def only_its_own(package: str, target: str | None, *, instead: str) -> None:
+    """For a package in which a loss of the user's own is not differentiated.
+
+    Raises:
+        UsageError: where one is named; `instead` is what it should be given as.
+    """
+    if target is not None:
+        raise UsageError(f"what is differentiated in '{package}:{target}' is not {package}'s: give it as {instead}")
+
+
 def refuse(name: str, asked: Question, options: Iterable[str]) -> None:
     """For what a framework's own cross-entropy has not.
 
@@ -67,10 +96,81 @@ def refuse_rules(name: str, options: Mapping[str, Any], own: Mapping[str, tuple[
             raise NotApplicableError(f"{name} does not know {option}={value}")
 
 
-def summed(name: str, loss: Any, asked: Question, *, reduced: bool) -> Any:
+def transformed(logits: Any, labels: Any, asked: Question, operations: Operations) -> tuple[Any, Any]:
+    """Logits and labels as a cross-entropy without softcap, temperature and mask must get them."""
+    options, z = asked.options, logits
+    if "softcap" in options:
+        z = options["softcap"] * operations.tanh(z / options["softcap"])
+        z = operations.where(logits == -math.inf, -math.inf, z)
+    if "temperature" in options:
+        z = z / options["temperature"]
+    if "mask" in options:
+        # not -inf, whose product with a label of 0 is NaN
+        z = operations.where(options["mask"], z, -asked.format.max)
+        labels = operations.where(options["mask"], labels, 0) if asked.labels.ndim == 2 else labels
+    return z, labels
+
+
+def composed(
+    name: str, rows: Callable[[Any, Any, Mapping[str, Any]], Any], operations: Operations, *, own: Iterable[str] = ()
+) -> Loss:
+    """A framework's own cross-entropy of each row, and all that `--loss` can ask for around it.
+
+    Args:
+        rows: transformed logits, labels and the options → (N,); no label is ignored.
+        own: options that it takes itself, of those that cannot be composed.
+    """
+    beyond = {"weight", "label_smoothing"} - set(own)
+    rules = {
+        "reduction": ("none", "sum", "mean", "mean:rows", "mean:count"),
+        "empty": ("nan", "zero"),
+    }
+
+    def loss(logits: Any, labels: Any, asked: Question) -> Any:
+        options = asked.options
+        refuse(name, asked, sorted(beyond))
+        refuse_rules(name, options, rules)
+        if "mask" in options and "label_smoothing" in options:
+            raise NotApplicableError(f"{name} smooths over masked classes, too")
+        z, labels = transformed(logits, labels, asked, operations)
+        kept = None
+        if "ignore_index" in options and asked.labels.ndim == 1:
+            kept = labels != options["ignore_index"]
+            labels = operations.where(kept, labels, 0)
+        found = rows(z, labels, options)
+        if "z_loss" in options:
+            found = found + options["z_loss"] * operations.logsumexp(z) ** 2
+        if kept is not None:
+            found = operations.where(kept, found, 0.0)
+        return summed(name, found, asked, operations.total, reduced=False)
+
+    return loss
+
+
+def of_users(name: str, target: str, total: Callable[[Any], Any]) -> Loss:
+    """A function of the user's own, which takes and returns arrays of a framework's.
+
+    Args:
+        total: the framework's sum of all elements.
+    """
+    call = functions.load(target)
+    accepted = named_in(call.call)
+
+    def called(logits: Any, labels: Any, asked: Question) -> Any:
+        given = keywords(name, accepted, asked)
+        found = call(logits, labels, **given)
+        if not hasattr(found, "shape"):
+            raise CrashedError(f"{name} returned a {type(found).__name__}; expected an array, the loss")
+        return summed(name, found, asked, total, reduced=given.get("reduction") == "mean")
+
+    return called
+
+
+def summed(name: str, loss: Any, asked: Question, total: Callable[[Any], Any], *, reduced: bool) -> Any:
     """One number: the loss with its reduction, times what comes from above, and the share of the rows in a whole.
 
     Args:
+        total: the framework's sum of all elements.
         loss: a tensor, () or (N,).
         reduced: whether a loss for each row has been divided already, where a mean is asked for.
     """
@@ -82,5 +182,5 @@ def summed(name: str, loss: Any, asked: Question, *, reduced: bool) -> Any:
         if not isinstance(above, int | float):
             raise NotApplicableError(f"{name} returns a single number, and upstream has one for each row")
         return loss * above * asked.share_of_whole()
-    total = (loss * above).sum()
-    return total * asked.share_of_whole() if reduced else asked.mean(total)
+    found = total(loss * above)
+    return found * asked.share_of_whole() if reduced else asked.mean(found)

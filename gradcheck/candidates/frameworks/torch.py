@@ -7,7 +7,7 @@ the user's own is a function, a torch.nn.Module (class or instance) or a torch.a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,21 +22,35 @@ from gradcheck.formats import Array
 _OWN = "torch's cross_entropy"
 
 
+OPERATIONS = _losses.Operations(
+    where=torch.where, tanh=torch.tanh, logsumexp=lambda x: torch.logsumexp(x, dim=1), total=torch.sum
+)
+
+
 def implementation(target: str | None, device: str | None) -> Callable[..., dict[str, Any]]:
     """What a child process answers with."""
+    name = _OWN if target is None else f"torch:{target}"
+    return answering(name, _own if target is None else _of_users(name, target), device)
+
+
+def answering(name: str, loss: _losses.Loss, device: str | None) -> Callable[..., dict[str, Any]]:
+    """What answers with the gradient of a loss by PyTorch.
+
+    Raises:
+        UsageError: where PyTorch has no such device.
+    """
     try:
         where = torch.device(device or "cpu")
         torch.zeros(1, device=where)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"torch cannot use the device '{device}': {str(error).splitlines()[0]}") from None
-    name = _OWN if target is None else f"torch:{target}"
-    loss = _own if target is None else _of_users(name, target)
     return lambda **request: as_answer(_answer(name, loss, Question(**request), where))
 
 
 def _answer(name: str, loss: _losses.Loss, asked: Question, device: torch.device) -> Answer:
     logits, labels = _tensor(asked.logits, device).requires_grad_(), _tensor(asked.labels, device)
-    value = loss(logits, labels, asked)
+    options = {key: _tensor(one, device) if isinstance(one, np.ndarray) else one for key, one in asked.options.items()}
+    value = loss(logits, labels, dataclasses.replace(asked, options=options))
     if not isinstance(value, torch.Tensor) or not value.requires_grad:
         raise CrashedError(f"{name} returned nothing that depends on the logits")
     torch.autograd.backward(value)
@@ -52,31 +66,18 @@ def _own(logits: torch.Tensor, labels: torch.Tensor, asked: Question) -> torch.T
     _losses.refuse_rules(_OWN, options, own)
     if "mask" in options and "label_smoothing" in options:
         raise NotApplicableError(f"{_OWN} smooths over masked classes, too")
-    z = logits
-    if "softcap" in options:
-        z = options["softcap"] * torch.tanh(z / options["softcap"])
-        z = z.masked_fill(torch.isneginf(logits), -torch.inf)
-    if "temperature" in options:
-        z = z / options["temperature"]
-    if "mask" in options:
-        masked = ~_tensor(options["mask"], z.device)
-        # not -inf, whose product with a label of 0 is NaN
-        z = z.masked_fill(masked, torch.finfo(z.dtype).min)
-        labels = labels.masked_fill(masked, 0) if labels.ndim == 2 else labels
-    keywords: dict[str, Any] = {name: options[name] for name in ("label_smoothing", "ignore_index") if name in options}
-    if "weight" in options:
-        keywords["weight"] = _tensor(options["weight"], z.device)
+    z, labels = _losses.transformed(logits, labels, asked, OPERATIONS)
+    keywords: dict[str, Any] = {
+        name: options[name] for name in ("label_smoothing", "ignore_index", "weight") if name in options
+    }
     reduction = options.get("reduction", "none").partition(":")[0]
     by_row = "z_loss" in options or not isinstance(options.get("upstream", 1.0), int | float)
     keywords["reduction"] = "none" if by_row else reduction
     loss = torch.nn.functional.cross_entropy(z, labels, **keywords)
     if "z_loss" in options:
         kept = labels != options["ignore_index"] if "ignore_index" in options and labels.ndim == 1 else 1.0
-        loss = loss + options["z_loss"] * torch.logsumexp(z, dim=1) ** 2 * kept
-    above = options.get("upstream", 1.0)
-    if not isinstance(above, int | float):
-        above = _tensor(above, z.device)
-    total: torch.Tensor = (loss * above).sum()
+        loss = loss + options["z_loss"] * OPERATIONS.logsumexp(z) ** 2 * kept
+    total: torch.Tensor = (loss * options.get("upstream", 1.0)).sum()
     return asked.mean(total) if by_row else total * asked.share_of_whole()
 
 
@@ -99,7 +100,7 @@ def _of_users(name: str, target: str) -> _losses.Loss:
         accepted = _losses.named_in(found.__init__ if is_class else found)
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, asked: Question) -> torch.Tensor:
-        given = _tensors(_losses.keywords(name, accepted, asked), logits.device)
+        given = _losses.keywords(name, accepted, asked)
         if is_class and issubclass(found, torch.autograd.Function):
             value = call(found.apply, {}, logits, labels)
         elif is_class:
@@ -107,17 +108,12 @@ def _of_users(name: str, target: str) -> _losses.Loss:
             value = call(made.to(logits.device) if isinstance(made, torch.nn.Module) else made, {}, logits, labels)
         else:
             value = call(found, given, logits, labels)
-        options = _tensors(asked.options, value.device)
         summed: torch.Tensor = _losses.summed(
-            name, value, dataclasses.replace(asked, options=options), reduced=given.get("reduction") == "mean"
+            name, value, asked, OPERATIONS.total, reduced=given.get("reduction") == "mean"
         )
         return summed
 
     return loss
-
-
-def _tensors(options: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: _tensor(value, device) if isinstance(value, np.ndarray) else value for name, value in options.items()}
 
 
 def _tensor(array: Array, device: torch.device) -> torch.Tensor:
