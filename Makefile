@@ -23,10 +23,10 @@ test:
 docs:
 	python -m tests.test_docs
 
-# child processes are counted, those that are killed are not
+# child processes are counted, those that are killed are not; a test that fails has reached its lines all the same
 coverage:
 	coverage erase
-	coverage run -m pytest -n auto
+	-coverage run -m pytest -n auto
 	coverage combine --quiet
 	coverage html --quiet
 	coverage report

@@ -64,6 +64,12 @@ def test_a_wrong_verdict_comes_with_its_report_and_versions() -> None:
     assert REPORT in text("CONTRIBUTING.md")
 
 
+def test_the_guide_links_to_what_is_there() -> None:
+    linked = re.findall(r"\]\(([^)#]+)\)", text("CONTRIBUTING.md"))
+    assert linked
+    assert [name for name in linked if not (ROOT / name).is_file()] == []
+
+
 def test_the_makefile_runs_what_is_there() -> None:
     makefile, guide = text("Makefile"), text("CONTRIBUTING.md")
     targets = set(re.findall(r"^([a-z]+):$", makefile, re.MULTILINE))
