@@ -20,7 +20,11 @@ from gradcheck.exceptions import InputError
 
 @dataclass(frozen=True, slots=True)
 class Dyadic:
-    """The exact number `man`·2^`exp`."""
+    """The exact number `man`·2^`exp`.
+
+    >>> Dyadic(3, -(10**300)).log2()
+    -1e+300
+    """
 
     man: int
     exp: int
@@ -168,6 +172,9 @@ def positive(text: str) -> float:
 
 def parse(text: str) -> Fraction | float:
     """The exact value of decimal or hexadecimal `text`, or a float for "nan", "inf", "-inf".
+
+    >>> parse("0.1"), parse("0x1.8p-3"), parse("-inf")
+    (Fraction(1, 10), Fraction(3, 16), -inf)
 
     Values outside 10^±5000 come back as 10^±5000, which rounds alike in every format; text of
     more than 10,000 characters is refused.

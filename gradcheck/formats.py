@@ -84,11 +84,22 @@ class Format:
         return field
 
     def ulp(self, x: float) -> float:
-        """The unit in the last place of the finite value `x`."""
+        """The unit in the last place of the finite value `x`.
+
+        >>> named("float16").ulp(1.0), named("float16").ulp(0.999)
+        (0.0009765625, 0.00048828125)
+        """
         return math.ldexp(1.0, int(self.ulp_log2(x)))
 
     def round(self, value: Any) -> float:
         """`value` rounded once, to nearest with ties to even, as the float that equals it.
+
+        >>> named("bfloat16").round("0.1")
+        0.10009765625
+        >>> named("bfloat16").round(257), named("bfloat16").round("257.000000000000000000001")
+        (256.0, 258.0)
+        >>> named("float16").round(65519), named("float16").round(65520)
+        (65504.0, inf)
 
         Args:
             value: decimal or hexadecimal text, int, float, Fraction, Dyadic or mpmath `mpf`; all are exact.
@@ -138,7 +149,11 @@ class Format:
         return self.round_array(nearest)
 
     def next_up(self, x: float) -> float:
-        """The next larger value of the format."""
+        """The next larger value of the format.
+
+        >>> named("bfloat16").next_up(1.0)
+        1.0078125
+        """
         return self._next(x, math.inf)
 
     def next_down(self, x: float) -> float:

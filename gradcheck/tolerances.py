@@ -184,6 +184,15 @@ NAMES = {
 def parse(text: str) -> Tolerance:
     """A tolerance from its text.
 
+    >>> parse("ulp:4")
+    Ulp(most=4.0, metric='ulp')
+    >>> print(parse("allclose:1e-5,1e-8"))
+    allclose:1e-05,1e-08
+    >>> parse("ulp")
+    Traceback (most recent call last):
+        ...
+    gradcheck.exceptions.UsageError: tolerance 'ulp' needs a finite number >= 0 after the ...
+
     Raises:
         UsageError: for an unknown name, or a number that is missing, negative or not finite.
     """

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from gradcheck import catalogue, mistakes
+from tests import options_page
 from tests.conftest import Program
 
 ROOT = Path(__file__).parent.parent
@@ -148,3 +149,4 @@ if __name__ == "__main__":
             return f"```\n$ {match[1]}\n{ran.stdout}```"
 
         path.write_text(_BLOCK.sub(renewed, text), encoding="utf-8")
+    options_page.renew()

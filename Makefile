@@ -1,0 +1,32 @@
+# What is done every day. `make check` is the gate, all of it in an environment of its own; the others use the
+# environment that is active: pip install -e '.[test,lint,dev]'.
+.PHONY: check matrix lint format test docs coverage
+
+check:
+	.ci/run
+
+# every Python that is here, and the oldest versions admitted: takes long
+matrix:
+	.ci/matrix
+
+lint:
+	.ci/lint
+
+format:
+	ruff format .
+	ruff check --fix .
+
+test:
+	pytest -n auto
+
+# writes what the program prints into README.md and docs, and the options into docs/cli.md
+docs:
+	python -m tests.test_docs
+
+# child processes are counted, those that are killed are not; a test that fails has reached its lines all the same
+coverage:
+	coverage erase
+	-coverage run -m pytest -n auto
+	coverage combine --quiet
+	coverage html --quiet
+	coverage report
