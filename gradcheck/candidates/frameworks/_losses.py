@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from gradcheck.candidates._answers import Question
@@ -42,13 +42,13 @@ def keywords(name: str, accepted: set[str], asked: Question) -> dict[str, Any]:
     return given
 
 
-def refuse(name: str, asked: Question, options: Iterable[str]) -> None:
+def refuse_others(name: str, asked: Question, taken: Collection[str]) -> None:
     """For what a framework's own cross-entropy has not.
 
     Raises:
-        NotApplicableError: where the loss has one of these options.
+        NotApplicableError: where the loss has another option than these, and it changes something.
     """
-    found = [option for option in options if option in asked.options]
+    found = [option for option in asked.beyond if option not in taken]
     if found:
         raise NotApplicableError(f"{name} has no {', '.join(found)}")
 

@@ -19,6 +19,8 @@ from gradcheck.candidates.frameworks import _losses
 from gradcheck.exceptions import CrashedError, UsageError
 
 _OWN = "jax.nn.log_softmax"
+_TAKEN = ("ignore_index", "mask", "softcap", "temperature", "upstream", "z_loss")
+"""The loss options that are composed around it."""
 
 
 def implementation(target: str | None, device: str | None) -> Callable[..., dict[str, Any]]:
@@ -49,7 +51,7 @@ def _answer(name: str, loss: _losses.Loss, asked: Question) -> Answer:
 
 def _own(logits: Any, labels: Any, asked: Question) -> Any:
     options = asked.options
-    _losses.refuse(_OWN, asked, ("weight", "label_smoothing"))
+    _losses.refuse_others(_OWN, asked, _TAKEN)
     _losses.refuse_rules(
         _OWN, options, {"reduction": ("none", "sum", "mean", "mean:rows", "mean:count"), "empty": ("nan", "zero")}
     )
