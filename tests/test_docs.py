@@ -27,9 +27,9 @@ _BLOCK = re.compile(r"```\n\$ (gradcheck [^\n]*)\n(.*?)```", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.^])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w^])")
 
 
-def blocks(document: Path) -> list[tuple[str, str]]:
+def blocks(text: str) -> list[tuple[str, str]]:
     """The commands of a document, each with the output that it shows."""
-    return [(match[1], match[2]) for match in _BLOCK.finditer(document.read_text(encoding="utf-8"))]
+    return [(match[1], match[2]) for match in _BLOCK.finditer(text)]
 
 
 def renew(document: Path, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> None:
@@ -53,7 +53,7 @@ def run(
     return subprocess.run(words, capture_output=True, text=True, check=False, env=environment, cwd=folder)
 
 
-SHOWN = [(document.name, *block) for document in DOCUMENTS for block in blocks(document)]
+SHOWN = [(document.name, *block) for document in DOCUMENTS for block in blocks(document.read_text(encoding="utf-8"))]
 
 
 def alike(shown: str, got: str) -> bool:
@@ -87,7 +87,7 @@ def test_documents_show_what_the_program_prints(document: str, command: str, out
 def test_the_derivation_shows_every_step() -> None:
     from gradcheck.derivation import NAMES
 
-    commands = [command for command, _ in blocks(ROOT / "docs" / "derivation.md")]
+    commands = [command for command, _ in blocks((ROOT / "docs" / "derivation.md").read_text(encoding="utf-8"))]
     for name in NAMES:
         assert any(command.endswith(f"--show {name}") for command in commands), name
 
