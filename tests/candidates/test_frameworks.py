@@ -12,8 +12,20 @@ from pathlib import Path
 import pytest
 
 from gradcheck import candidates
-from gradcheck.exceptions import MissingExtraError
-from tests.conftest import Program
+from gradcheck.candidates._answers import Question
+from gradcheck.candidates.frameworks import _losses
+from gradcheck.exceptions import MissingExtraError, NotApplicableError
+from tests.conftest import Program, make_problem
+
+
+def test_an_option_that_a_framework_is_not_known_to_take_is_refused() -> None:
+    """Left out in silence, it would make a sound framework fail; what changes nothing may be left out."""
+    problem = make_problem([[0.0, 1.0]], [1], loss=["weight=1,2", "label_smoothing=0", "reduction=mean"])
+    asked = Question.of(problem)
+    _losses.refuse_others("x", asked, ("weight",))
+    with pytest.raises(NotApplicableError, match=r"x has no weight$"):
+        _losses.refuse_others("x", asked, ("mask",))
+
 
 ROOT = Path(__file__).parent.parent.parent
 FRAMEWORKS = [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("torch", "jax")]
