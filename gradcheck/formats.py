@@ -41,6 +41,11 @@ class Format:
     assert_close: tuple[float, float]
 
     @property
+    def nameless(self) -> bool:
+        """Whether NumPy itself has no such dtype, so that files and other libraries are given its bit patterns."""
+        return self.dtype.isbuiltin != 1
+
+    @property
     def emin(self) -> int:
         """Exponent of the smallest normal value."""
         return 1 - self.emax

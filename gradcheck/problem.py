@@ -618,13 +618,14 @@ def _distinct(logits: Array) -> tuple[Float64, Int64, Int64]:
     if logits.itemsize > 2 or logits.size <= _FEW:
         values, inverse, counts = np.unique(logits.astype(np.float64) + 0.0, return_inverse=True, return_counts=True)
         return values, inverse, counts
-    # 16 bits have 65,536 patterns: to count them is quicker than to sort
-    bits = logits.view(np.uint16)
-    found = np.bincount(bits, minlength=2**16)
+    # 16 bits have 65,536 patterns, 8 bits 256: to count them is quicker than to sort
+    unsigned = np.dtype(f"u{logits.itemsize}")
+    bits = logits.view(unsigned)
+    found = np.bincount(bits, minlength=2 ** (8 * logits.itemsize))
     patterns = np.flatnonzero(found != 0)
-    own = patterns.astype(np.uint16).view(logits.dtype).astype(np.float64) + 0.0
+    own = patterns.astype(unsigned).view(logits.dtype).astype(np.float64) + 0.0
     values, place = np.unique(own, return_inverse=True)
-    place_of = np.zeros(2**16, dtype=np.int64)
+    place_of = np.zeros(len(found), dtype=np.int64)
     place_of[patterns] = place
     return values, place_of.take(bits), np.bincount(place, found[patterns]).astype(np.int64)
 

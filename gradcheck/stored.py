@@ -20,7 +20,7 @@ import numpy as np
 
 from gradcheck import formats, reading
 from gradcheck.exceptions import InputError
-from gradcheck.formats import Array, Int64
+from gradcheck.formats import Array, Format, Int64
 
 LARGE = 1 << 24
 """Arrays of so many bytes, and of more, stay in their files."""
@@ -378,9 +378,21 @@ def _bytes(array: Array) -> memoryview:
 
 def is_bits(dtype: np.dtype[Any]) -> bool:
     """Whether numbers may be bit patterns."""
-    # NumPy names no bfloat16: to .npy it is a 2-byte void, to others its bit patterns are integers
-    plain = dtype.names is None and dtype.itemsize == 2 and dtype.kind in "uV"
-    return plain and formats.of_dtype(dtype) is None
+    # NumPy names no bfloat16: to .npy it is a 2-byte void, to others its bit patterns are integers; of a single byte
+    # integers are numbers
+    plain = dtype.names is None and (dtype.kind == "V" or (dtype.kind == "u" and dtype.itemsize == 2))
+    return plain and formats.of_dtype(dtype) is None and bool(meant_by(dtype))
+
+
+def meant_by(dtype: np.dtype[Any]) -> list[Format]:
+    """The formats whose bit patterns have that size."""
+    return [fmt for fmt in formats.FORMATS.values() if fmt.nameless and fmt.dtype.itemsize == dtype.itemsize]
+
+
+def bits(raw: Array) -> Array:
+    """Bit patterns as whole numbers."""
+    unsigned = np.dtype(f"u{raw.dtype.itemsize}")
+    return raw.view(unsigned) if raw.dtype.kind == "V" else raw.astype(unsigned)
 
 
 def is_cast(dtype: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
@@ -391,8 +403,7 @@ def is_cast(dtype: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
 def become(raw: Array, dtype: np.dtype[Any]) -> Array:
     """Raw numbers as a C-contiguous array of a dtype: their bits, themselves, or each of them rounded once."""
     if is_bits(raw.dtype) and raw.dtype != dtype:
-        bits = raw.view(np.uint16) if raw.dtype.kind == "V" else raw.astype(np.uint16)
-        return np.asarray(bits, order="C").view(dtype)
+        return np.asarray(bits(raw), order="C").view(dtype)
     fmt = formats.of_dtype(dtype)
     if fmt is not None and is_cast(raw.dtype, dtype):
         return fmt.round_array(raw)

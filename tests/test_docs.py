@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -19,18 +20,41 @@ from tests import options_page
 from tests.conftest import Program
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXTENDING = ROOT / "docs" / "extending.md"
+"""What it shows is of a program with its examples added: see `tests.test_worked_examples`."""
+DOCUMENTS = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path != EXTENDING)]
 
 _BLOCK = re.compile(r"```\n\$ (gradcheck [^\n]*)\n(.*?)```", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.^])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w^])")
 
 
-def blocks(document: Path) -> list[tuple[str, str]]:
+def blocks(text: str) -> list[tuple[str, str]]:
     """The commands of a document, each with the output that it shows."""
-    return [(match[1], match[2]) for match in _BLOCK.finditer(document.read_text(encoding="utf-8"))]
+    return [(match[1], match[2]) for match in _BLOCK.finditer(text)]
 
 
-SHOWN = [(document.name, *block) for document in DOCUMENTS for block in blocks(document)]
+def renew(document: Path, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> None:
+    """Writes into a document what its commands print.
+
+    Args:
+        environment, folder: in which they run; None is this process's own.
+    """
+
+    def renewed(match: re.Match[str]) -> str:
+        return f"```\n$ {match[1]}\n{run(match[1], environment, folder).stdout}```"
+
+    document.write_text(_BLOCK.sub(renewed, document.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def run(
+    command: str, environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """What a document's command does in a process of its own."""
+    words = [sys.executable, "-m", *shlex.split(command)]
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=environment, cwd=folder)
+
+
+SHOWN = [(document.name, *block) for document in DOCUMENTS for block in blocks(document.read_text(encoding="utf-8"))]
 
 
 def alike(shown: str, got: str) -> bool:
@@ -64,7 +88,7 @@ def test_documents_show_what_the_program_prints(document: str, command: str, out
 def test_the_derivation_shows_every_step() -> None:
     from gradcheck.derivation import NAMES
 
-    commands = [command for command, _ in blocks(ROOT / "docs" / "derivation.md")]
+    commands = [command for command, _ in blocks((ROOT / "docs" / "derivation.md").read_text(encoding="utf-8"))]
     for name in NAMES:
         assert any(command.endswith(f"--show {name}") for command in commands), name
 
@@ -141,12 +165,5 @@ def test_a_changed_word_a_changed_value_and_a_changed_error_are_seen() -> None:
 
 if __name__ == "__main__":
     for path in DOCUMENTS:
-        text = path.read_text(encoding="utf-8")
-
-        def renewed(match: re.Match[str]) -> str:
-            words = [sys.executable, "-m", *shlex.split(match[1])]
-            ran = subprocess.run(words, capture_output=True, text=True, check=False)
-            return f"```\n$ {match[1]}\n{ran.stdout}```"
-
-        path.write_text(_BLOCK.sub(renewed, text), encoding="utf-8")
+        renew(path)
     options_page.renew()

@@ -6,13 +6,14 @@ import math
 from fractions import Fraction
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from gradcheck import losses
 from gradcheck.exceptions import InputError, UnknownNameError, UsageError
 from gradcheck.formats import named
-from gradcheck.problem import Problem, RowStatus
+from gradcheck.problem import Problem, RowStatus, _distinct
 from tests.conftest import make_problem
 
 
@@ -82,6 +83,17 @@ def test_options_compose_in_one_order() -> None:
         for loss in (["reduction=mean", "ignore_index=5"], ["ignore_index=5", "reduction=mean"])
     )
     assert one == other == Fraction(1, 2)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e5m2, np.float32], ids=str)
+def test_distinct_logits_of_any_width(dtype: Any) -> None:
+    logits = np.random.default_rng(0).normal(size=5000).astype(dtype)
+    logits[:3] = [-math.inf, -0.0, 0.0]
+    values, inverse, counts = _distinct(logits)
+    exact = logits.astype(np.float64)
+    assert values.tolist() == sorted(set(exact.tolist()))
+    assert (values[inverse] == exact).all()
+    assert counts.tolist() == [int((exact == value).sum()) for value in values]
 
 
 def test_distinct_pairs() -> None:

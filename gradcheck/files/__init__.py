@@ -392,9 +392,11 @@ def _format(dtype: np.dtype[Any], what: str, wanted: Format | None, flag: str) -
     """The format that numbers of a dtype are taken for."""
     own = formats.of_dtype(dtype)
     if stored.is_bits(dtype):
-        if wanted is None or wanted.dtype.kind != "V":
-            found = "2-byte void" if dtype.kind == "V" else "uint16"
-            raise InputError(f"{what}: the numbers are {found}; if they are bfloat16 bit patterns, say {flag} bfloat16")
+        meant = stored.meant_by(dtype)
+        if wanted not in meant:
+            found = f"{dtype.itemsize}-byte void" if dtype.kind == "V" else dtype.name
+            said = "; ".join(f"if they are {fmt} bit patterns, say {flag} {fmt}" for fmt in meant)
+            raise InputError(f"{what}: the numbers are {found}; {said}")
         return wanted
     if own is None and (dtype.kind not in "iu" or wanted is None):
         hint = f"; {flag} casts them" if dtype.kind in "iu" else ""
@@ -408,8 +410,9 @@ def _other(raw: Array | Texts, name: str, layout: Layout, fmt: Format) -> Array 
     """An array of numbers as it stands, but for its layout; bit patterns are the numbers that they stand for."""
     if not isinstance(raw, Texts) and stored.is_bits(raw.dtype):
         # a mask may be of any integers
-        is_mask = bool(np.isin(raw.view(np.uint16), (0, 1)).all())
-        raw = raw.view(np.uint16) if is_mask else stored.become(raw, _format(raw.dtype, name, fmt, "--dtype").dtype)
+        bits = stored.bits(raw)
+        is_mask = bool(np.isin(bits, (0, 1)).all())
+        raw = bits if is_mask else stored.become(raw, _format(raw.dtype, name, fmt, "--dtype").dtype)
     if not isinstance(raw, Texts) and raw.dtype.kind not in "biuf" and formats.of_dtype(raw.dtype) is None:
         raise InputError(f"{name}: the numbers are {raw.dtype}; expected one of {', '.join(formats.FORMATS)}")
     return layout.arrange(raw)

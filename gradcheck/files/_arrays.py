@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from gradcheck import reading
+from gradcheck import formats, reading
 from gradcheck.exceptions import InputError
 from gradcheck.formats import Array
 from gradcheck.stored import File, Place
@@ -116,4 +116,8 @@ def check_end(size: int, header: Header, what: str) -> None:
 
 def write_array(stream: BinaryIO, array: Array) -> None:
     """The array in .npy format; bfloat16 is written as 2-byte void, which is all that the format offers."""
+    fmt = formats.of_dtype(array.dtype)
+    if fmt is not None and fmt.nameless:
+        # some dtypes would name themselves in the header, and NumPy knows no such names
+        array = array.view(f"V{array.dtype.itemsize}")
     np.lib.format.write_array(stream, array, allow_pickle=False)

@@ -15,14 +15,12 @@ from safetensors.numpy import save
 from gradcheck import files, reading, stored
 from gradcheck.exceptions import InputError
 from gradcheck.files import _arrays
-from gradcheck.formats import Array, named
+from gradcheck.formats import FORMATS, Array
 from gradcheck.stored import Place
 
 _DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": named("bfloat16").dtype,
+    # F64, BF16: the names of the formats, cut short
+    **{name.upper().replace("FLOAT", "F"): fmt.dtype for name, fmt in FORMATS.items()},
     **{f"I{size}": np.dtype(f"int{size}") for size in (8, 16, 32, 64)},
     **{f"U{size}": np.dtype(f"uint{size}") for size in (8, 16, 32, 64)},
     "BOOL": np.dtype(np.bool_),

@@ -23,8 +23,10 @@ from gradcheck.formats import FORMATS, Array
 from gradcheck.functions import Function
 from gradcheck.problem import Problem, Terms
 
-EVERY = tuple(FORMATS)
-"""The names of all formats."""
+_BITS = 8
+"""Of fewer bits of precision a tolerance forgives so much that most mistakes pass."""
+EVERY = tuple(name for name, fmt in FORMATS.items() if fmt.precision >= _BITS)
+"""The names of the formats in which mistakes show, unless they say otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ class Planted:
     @property
     def formats(self) -> list[str]:
         """The names of the formats in which it shows, in their order."""
-        return [name for name in EVERY if any(name in sign.formats for sign in self.signs)]
+        return [name for name in FORMATS if any(name in sign.formats for sign in self.signs)]
 
     @property
     def candidate(self) -> Candidate:

@@ -12,6 +12,7 @@ from gradcheck.checking import How, check
 from gradcheck.exact import to_fraction
 from gradcheck.formats import FORMATS, Format, named
 from gradcheck.metrics import Comparison
+from gradcheck.mistakes import EVERY
 from gradcheck.problem import Problem
 from gradcheck.reference import Settings
 from gradcheck.results import Skipped, Verdict
@@ -49,6 +50,8 @@ def test_sound_forms_pass_every_case_in_every_format(name: str) -> None:
 def test_naive_fails_where_exp_overflows_or_underflows() -> None:
     found = verdicts("naive")
     for (case, fmt), verdict in found.items():
+        if fmt not in EVERY:
+            continue
         if case.startswith(("overflow-b", "underflow-b")) or (case == "overflow-sum" and fmt != "float16"):
             assert verdict is Verdict.FAIL, (case, fmt)
         if case in ("plain-3", "plain-10", "equal-2", "equal-10"):
@@ -58,6 +61,8 @@ def test_naive_fails_where_exp_overflows_or_underflows() -> None:
 def test_logsumexp_fails_at_large_offsets() -> None:
     found = verdicts("logsumexp")
     for (case, fmt), verdict in found.items():
+        if fmt not in EVERY:
+            continue
         if case.startswith("offset-") and not case.startswith(("offset-plus-1e3", "offset-minus-1e3")):
             assert verdict is Verdict.FAIL, (case, fmt)
         if case in ("plain-3", "equal-2"):

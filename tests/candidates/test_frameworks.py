@@ -17,7 +17,9 @@ from _pytest.mark import ParameterSet
 
 from gradcheck import candidates, checking, tolerances
 from gradcheck.candidates import Candidate
-from gradcheck.exceptions import MissingExtraError
+from gradcheck.candidates._answers import Question
+from gradcheck.candidates.frameworks import _losses
+from gradcheck.exceptions import MissingExtraError, NotApplicableError
 from gradcheck.problem import Problem
 from gradcheck.reference import Settings
 from gradcheck.results import Judged, Outcome, Skipped, Verdict
@@ -60,6 +62,15 @@ IGNORED = {("nonfinite-ignored-row", dtype) for dtype in ("float16", "bfloat16",
 HALF_SUM = {("equal-70000", "float16"), ("equal-65536", "float16")}
 # torch.logsumexp's backward is exp(l - lse), the form that loses digits in proportion to the logits
 DIVISION_FREE = {("z-loss-offset", dtype) for dtype in ("float16", "bfloat16", "float32", "float64")}
+
+
+def test_an_option_that_a_framework_is_not_known_to_take_is_refused() -> None:
+    """Left out in silence, it would make a sound framework fail; what changes nothing may be left out."""
+    problem = make_problem([[0.0, 1.0]], [1], loss=["weight=1,2", "label_smoothing=0", "reduction=mean"])
+    asked = Question.of(problem)
+    _losses.refuse_others("x", asked, ("weight",))
+    with pytest.raises(NotApplicableError, match=r"x has no weight$"):
+        _losses.refuse_others("x", asked, ("mask",))
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS, indirect=True)

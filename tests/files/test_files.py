@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import pickle
@@ -10,12 +11,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from gradcheck import files
 from gradcheck.exceptions import GradcheckError, InputError
-from gradcheck.formats import Format, named
+from gradcheck.formats import FORMATS, Format, named
 from tests.conftest import EVERY_FORMAT
 
 
@@ -54,6 +56,30 @@ def test_what_is_written_is_read_back(suffix: str, fmt: Format, tmp_path: Path) 
     else:
         assert loaded.labels is not None
         assert loaded.labels[:].tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_a_format_of_one_byte_is_written_and_read_back(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NumPy knows its dtype as little as bfloat16: such a file holds the bits."""
+    row = dataclasses.replace(
+        named("float16"), name="float8_e5m2", precision=3, dtype=np.dtype(ml_dtypes.float8_e5m2), wider="float16"
+    )
+    monkeypatch.setitem(FORMATS, row.name, row)
+    logits = row.round_array(np.array([[1.0, -2.5, row.max], [-np.inf, row.smallest_subnormal, 0.1]]))
+    path = tmp_path / f"x.{suffix}"
+    files.save(path, logits, np.array([0, 1]))
+    loaded = files.load(str(path), dtype=row.name)
+    assert loaded.format is row
+    assert loaded.logits[:].tobytes() == logits.tobytes()
+    with pytest.raises(
+        InputError, match="are 1-byte void; if they are float8_e5m2 bit patterns, say --dtype float8_e5"
+    ):
+        files.load(str(path))
+    # integers of one byte are numbers
+    bytes_ = load(tmp_path / "y.npy", npy(np.array([[1, 2]], dtype=np.uint8)), dtype=row.name)
+    assert bytes_.logits[:].astype(np.float64).tolist() == [[1.0, 2.0]]
 
 
 @pytest.mark.parametrize("suffix", ["npz", "json", "jsonl"])

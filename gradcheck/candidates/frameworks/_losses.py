@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,10 @@ from gradcheck.exceptions import CrashedError, NotApplicableError, UsageError
 
 Loss = Callable[[Any, Any, Question], Any]
 """Logits, labels and what is asked → the loss that is asked for, a number; tensors of the framework's."""
+
+
+COMPOSED = ("ignore_index", "mask", "softcap", "temperature", "upstream", "z_loss")
+"""The loss options that are composed around a framework's own loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +75,13 @@ def only_its_own(package: str, target: str | None, *, instead: str) -> None:
         raise UsageError(f"what is differentiated in '{package}:{target}' is not {package}'s: give it as {instead}")
 
 
-def refuse(name: str, asked: Question, options: Iterable[str]) -> None:
+def refuse_others(name: str, asked: Question, taken: Collection[str]) -> None:
     """For what a framework's own cross-entropy has not.
 
     Raises:
-        NotApplicableError: where the loss has one of these options.
+        NotApplicableError: where the loss has another option than these, and it changes something.
     """
-    found = [option for option in options if option in asked.options]
+    found = [option for option in asked.beyond if option not in taken]
     if found:
         raise NotApplicableError(f"{name} has no {', '.join(found)}")
 
@@ -118,9 +122,8 @@ def composed(
 
     Args:
         rows: transformed logits, labels and the options → (N,); no label is ignored.
-        own: options that it takes itself, of those that cannot be composed.
+        own: options that it takes itself, beside those that are composed.
     """
-    beyond = {"weight", "label_smoothing"} - set(own)
     rules = {
         "reduction": ("none", "sum", "mean", "mean:rows", "mean:count"),
         "empty": ("nan", "zero"),
@@ -128,7 +131,7 @@ def composed(
 
     def loss(logits: Any, labels: Any, asked: Question) -> Any:
         options = asked.options
-        refuse(name, asked, sorted(beyond))
+        refuse_others(name, asked, (*COMPOSED, *own))
         refuse_rules(name, options, rules)
         if "mask" in options and "label_smoothing" in options:
             raise NotApplicableError(f"{name} smooths over masked classes, too")

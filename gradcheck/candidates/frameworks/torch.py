@@ -20,8 +20,8 @@ from gradcheck.exceptions import CrashedError, NotApplicableError, UsageError
 from gradcheck.formats import Array
 
 _OWN = "torch's cross_entropy"
-
-
+_GIVEN = ("ignore_index", "label_smoothing", "weight")
+"""The loss options that it is given, beside a reduction."""
 OPERATIONS = _losses.Operations(
     where=torch.where, tanh=torch.tanh, logsumexp=lambda x: torch.logsumexp(x, dim=1), total=torch.sum
 )
@@ -63,13 +63,12 @@ def _answer(name: str, loss: _losses.Loss, asked: Question, device: torch.device
 def _own(logits: torch.Tensor, labels: torch.Tensor, asked: Question) -> torch.Tensor:
     options = asked.options
     own = {"reduction": ("none", "sum", "mean", "mean:rows" if labels.ndim == 2 else "mean:weights"), "empty": ("nan",)}
+    _losses.refuse_others(_OWN, asked, (*_losses.COMPOSED, *_GIVEN))
     _losses.refuse_rules(_OWN, options, own)
     if "mask" in options and "label_smoothing" in options:
         raise NotApplicableError(f"{_OWN} smooths over masked classes, too")
     z, labels = _losses.transformed(logits, labels, asked, OPERATIONS)
-    keywords: dict[str, Any] = {
-        name: options[name] for name in ("label_smoothing", "ignore_index", "weight") if name in options
-    }
+    keywords: dict[str, Any] = {name: options[name] for name in _GIVEN if name in options}
     reduction = options.get("reduction", "none").partition(":")[0]
     by_row = "z_loss" in options or not isinstance(options.get("upstream", 1.0), int | float)
     keywords["reduction"] = "none" if by_row else reduction
@@ -117,14 +116,18 @@ def _of_users(name: str, target: str) -> _losses.Loss:
 
 
 def _tensor(array: Array, device: torch.device) -> torch.Tensor:
-    """A tensor of the same format; NumPy's bfloat16 is none of torch's, and goes as bits."""
-    if array.dtype == formats.named("bfloat16").dtype:
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16).to(device)
+    """A tensor of the same format; a dtype that is none of NumPy's own, as bfloat16, goes as bits."""
+    fmt = formats.of_dtype(array.dtype)
+    if fmt is not None and fmt.nameless:
+        bits = torch.from_numpy(array.view(f"i{array.itemsize}").copy())
+        return bits.view(getattr(torch, fmt.name)).to(device)
     return torch.from_numpy(array.copy()).to(device)
 
 
 def _array(tensor: torch.Tensor) -> Array:
     tensor = tensor.cpu().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        return np.asarray(tensor.view(torch.int16).numpy().view(formats.named("bfloat16").dtype))
+    fmt = formats.FORMATS.get(str(tensor.dtype).removeprefix("torch."))
+    if fmt is not None and fmt.nameless:
+        bits = tensor.view(getattr(torch, f"int{8 * tensor.itemsize}")).numpy()
+        return np.asarray(bits.view(fmt.dtype))
     return np.asarray(tensor.numpy())
