@@ -156,6 +156,11 @@ def _connected(address: Any) -> Iterator[Any]:
     threading.Thread(target=make, daemon=True).start()
     try:
         client = made.result(_ANSWER + 2)
+    except KeyboardInterrupt:
+        # one that is left half made closes itself when it is forgotten, and complains where that takes long
+        with contextlib.suppress(Exception):
+            made.result(_LEAVE).close(timeout=_LEAVE)
+        raise
     except OSError:
         raise WorkersError(
             f"no scheduler answers at {address} within {_ANSWER:g} s; 'dask scheduler' starts one and says its address"

@@ -107,7 +107,14 @@ class RowReference:
 
     def exact(self, pair: int) -> Dyadic:
         """The central difference of a pair, to all its digits, whatever `values` holds of it."""
-        return self.exact_of(np.array([pair]))[0]
+        if pair not in self._exact:
+            self._exact[pair] = self.exact_of(np.array([pair]))[0]
+        return self._exact[pair]
+
+    @cached_property
+    def _exact(self) -> dict[int, Dyadic]:
+        # the worst component is often the same by every metric, and of many candidates
+        return {}
 
     def exact_of(self, pairs: Int64) -> list[Dyadic]:
         """The central differences of some pairs, evaluated again, which together is quicker than one by one."""
