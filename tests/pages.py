@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,9 +51,19 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """The lines that call gradcheck and show no output, without their comments."""
-        lines = [line.strip().removeprefix("- run: ").removeprefix("- ") for line in self.text.splitlines()]
-        return [shlex.join(shlex.split(line, comments=True)) for line in lines if line.startswith("gradcheck ")]
+        """The commands that it holds without an output, without their comments."""
+        if self.shown or self.language not in ("", "sh", "yaml"):
+            return []
+        lines = self.text.splitlines() if self.language != "yaml" else map(_step, self.text.splitlines())
+        return [re.sub(r"\s+# .*", "", line).strip() for line in lines if line]
+
+
+def _step(line: str) -> str:
+    """The command of a line of a CI system's settings; empty of other lines."""
+    if found := re.match(r"\s+args: (.+)", line):
+        return f"gradcheck {found[1]} --format github"  # as action.yml has it
+    found = re.match(r"\s+- (?:run: )?((?:gradcheck|pip|pytest)\b.*)", line)
+    return found[1] if found else ""
 
 
 def blocks(text: str) -> list[Block]:
@@ -133,7 +142,7 @@ def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Runs a line by a shell in a folder; `python`, `pytest` and `gradcheck` are those of this environment."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # a report does not depend on the terminal that the tests run in
-    environment = {**os.environ, "PATH": path, "COLUMNS": "80", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "PYTHONDONTWRITEBYTECODE": "1"}
     environment = {key: value for key, value in environment.items() if not key.startswith("PYTEST_")}
     return subprocess.run(
         ["bash", "-c", line],

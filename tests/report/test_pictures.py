@@ -151,5 +151,9 @@ def test_a_sweep_is_drawn(program: Program, tmp_path: Path) -> None:
     assert drawn.startswith("<?xml")
     # the whole title, and what everybody has before what nobody has
     said = re.findall(r">([^<>]+)</text>", drawn)
-    assert said[-6:] == ["saturated-gap-20, float32, row 0, class 0", "float64", *(f"{n} digits" for n in (16, 30, 50, 100))]
+    assert said[-6:] == [
+        "saturated-gap-20, float32, row 0, class 0",
+        "float64",
+        *(f"{n} digits" for n in (16, 30, 50, 100)),
+    ]
     assert (tmp_path / "png").read_bytes().startswith(b"\x89PNG")
