@@ -84,7 +84,8 @@ def blocks(text: str) -> list[Block]:
 def alike(shown: str, got: str) -> bool:
     """The same words, and numbers that differ by no more than another processor's exp makes them.
 
-    Figures of three digits or fewer are errors, the others values. How many seconds something took is nothing.
+    Figures of three digits or fewer are errors, the others values. An error below 1 may be a hundredfold, or none. How many
+    seconds something took is nothing.
     """
     shown, got = _SECONDS.sub("in s", shown), _SECONDS.sub("in s", got)
     if [_words(line) for line in shown.splitlines()] != [_words(line) for line in got.splitlines()]:
@@ -93,8 +94,14 @@ def alike(shown: str, got: str) -> bool:
         if one == other:
             continue
         a, b = float(one), float(other)
-        is_error = len(re.sub(r"e.*|[-.]", "", one).lstrip("0")) <= 3
-        if not abs(a - b) <= (2 + abs(b) / 2 if is_error else 1e-6 * abs(b)):
+        small, large = sorted((abs(a), abs(b)))
+        if len(re.sub(r"e.*|[-.]", "", one).lstrip("0")) > 3:
+            near = abs(a - b) <= 1e-6 * abs(b)
+        elif large < 1 or "e-" in one + other:
+            near = small == 0 or large <= 100 * small
+        else:
+            near = abs(a - b) <= 2 + abs(b) / 2
+        if not near:
             return False
     return True
 

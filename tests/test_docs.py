@@ -411,10 +411,17 @@ def test_the_action_runs_its_words_and_no_others(tmp_path: Path) -> None:
 
 
 def test_a_changed_word_a_changed_value_and_a_changed_error_are_seen() -> None:
-    shown = "fused  pass  row 0: 0.33475906 (reference 0.33475904983), ulp 0.35"
+    shown = "fused  pass  row 0: 0.33475906 (reference 0.33475904983), ulp 0.35, rel 3.1e-08, in 2.31s"
     assert alike(shown, shown)
     assert alike(shown, shown.replace("0.35", "1.2").replace("0.33475906", "0.33475908"))
-    for wrong in (("pass", "fail"), ("0.33475906", "0.33475"), ("0.33475904983", "0.335759"), ("0.35", "35")):
+    assert alike(shown, shown.replace("3.1e-08", "5.9e-09").replace("2.31s", "17.02s"))
+    for wrong in (
+        ("pass", "fail"),
+        ("0.33475906", "0.33475"),
+        ("0.33475904983", "0.335759"),
+        ("0.35", "35"),
+        ("3.1e-08", "0.31"),
+    ):
         assert not alike(shown, shown.replace(*wrong))
 
 
