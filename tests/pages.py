@@ -84,8 +84,8 @@ def blocks(text: str) -> list[Block]:
 def alike(shown: str, got: str) -> bool:
     """The same words, and numbers that differ by no more than another processor's exp makes them.
 
-    Figures of three digits or fewer are errors, the others values. An error below 1 may be a hundredfold, or none. How many
-    seconds something took is nothing.
+    Figures of three digits or fewer are errors, the others values. An error below 1 may be a hundredfold, or none. How
+    many seconds something took is nothing.
     """
     shown, got = _SECONDS.sub("in s", shown), _SECONDS.sub("in s", got)
     if [_words(line) for line in shown.splitlines()] != [_words(line) for line in got.splitlines()]:
