@@ -1,7 +1,4 @@
-"""The examples of docs/extending.md, done as the page says: files written, commands run, outputs compared.
-
-`python -m tests.test_worked_examples` writes the outputs into the page.
-"""
+"""The examples of docs/extending.md, done as the page says: files written, commands run, outputs compared."""
 
 from __future__ import annotations
 
@@ -9,15 +6,14 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Program
+from tests.pages import EXTENDING, ROOT, alike, follow, renewed, shell
 from tests.test_architecture import violations
-from tests.test_docs import EXTENDING, ROOT, alike, blocks, renew, run
 
 # a part of a file is shown as text: a formatter would make a program of it
 _FILE = re.compile(r"`([\w/]+\.\w+)`(?:, after `([^`]+)`)?:\n\n```(?:python|text)\n(.*?)```", re.DOTALL)
@@ -59,8 +55,7 @@ class Example:
 
 _PAGE = EXTENDING.read_text(encoding="utf-8")
 EXAMPLES = [Example(*match.groups()) for match in _FILE.finditer(_PAGE)]
-SHOWN = {title: blocks(section) for title, section in re.findall(r"^## (.*)\n((?:(?!## ).*\n)+)", _PAGE, re.MULTILINE)}
-"""The commands of each section with their outputs, to be run in their order."""
+SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n)+)", _PAGE, re.MULTILINE))
 
 
 def extended(root: Path) -> Path:
@@ -71,9 +66,10 @@ def extended(root: Path) -> Path:
     return root
 
 
-def surroundings(root: Path) -> Mapping[str, str]:
-    """The environment in which the copy is the program."""
-    return {**os.environ, "PYTHONPATH": str(root)}
+def renew() -> None:
+    """Writes what the examples print into the page."""
+    with tempfile.TemporaryDirectory() as folder:
+        EXTENDING.write_text(renewed(_PAGE, Path(folder), extended(Path(folder))), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -95,21 +91,20 @@ def test_the_page_has_an_example_of_each_kind() -> None:
     assert sorted(places) == sorted([*TOPICS, "gradcheck/formats.py"])
     # what the patterns overlook would not be tested
     assert _PAGE.count("```python\n") + _PAGE.count("```text\n") == len(EXAMPLES)
-    assert _PAGE.count("\n$ gradcheck ") == sum(len(shown) for shown in SHOWN.values())
-    assert all(SHOWN.values())
 
 
-@pytest.mark.parametrize("section", SHOWN)
+@pytest.mark.parametrize("section", SECTIONS)
 def test_the_page_shows_what_the_program_prints(section: str, copy: Path) -> None:
-    for command, output in SHOWN[section]:
-        ran = run(command, surroundings(copy), copy)
-        assert ran.returncode in (0, 1), ran.stderr
-        assert alike(output, ran.stdout), ran.stdout
+    steps = list(follow(SECTIONS[section], copy, copy))
+    assert len(steps) == max(SECTIONS[section].count("\n$ "), 1)
+    for step in steps:
+        assert step.code in (0, 1), step.got
+        assert alike(step.shown, step.got), step.got
 
 
 def test_explain_lists_what_was_added_and_nothing_else(copy: Path, program: Program) -> None:
-    ran = run("gradcheck explain", surroundings(copy), copy)
-    assert (ran.returncode, ran.stderr) == (0, "")
+    ran = shell("gradcheck explain", copy, copy)
+    assert ran.returncode == 0
     before, after = listed(program("explain").out), listed(ran.stdout)
     added = {topic: names - before[topic] for topic, names in after.items() if names != before[topic]}
     expected: dict[str, set[str]] = {}
@@ -125,8 +120,3 @@ def test_explain_lists_what_was_added_and_nothing_else(copy: Path, program: Prog
 
 def test_the_examples_keep_to_the_house(copy: Path) -> None:
     assert violations(copy / "gradcheck") == []
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        renew(EXTENDING, surroundings(extended(Path(folder))), Path(folder))

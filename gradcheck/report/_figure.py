@@ -17,11 +17,12 @@ NEEDS = ("matplotlib", "plot")
 _PROFILES = 8
 _CELLS = 4000
 _NAME = 40
+_TITLE = 80
 _MARKS: dict[str, dict[str, Any]] = {
     "dot": {"marker": "o", "linestyle": "none", "markersize": 4},
     "square": {"marker": "s", "linestyle": "none", "markersize": 5},
 }
-_LINES = ("--", ":", "-", "-.")
+_LINES = ("--", ":", "-", "-.", (0, (4, 1, 1, 1, 1, 1)))
 _COLORS = {"pass": "#57c06b", "fail": "#e5534b"}
 _WIDTH, _HEIGHT = 8.0, 4.5
 _LINE, _COLUMN = 0.28, 1.6
@@ -74,9 +75,9 @@ def _size(picture: _pictures.Curves | _pictures.Matrix) -> tuple[float, float]:
     return 3.5 + _COLUMN * len(picture.columns), 1.5 + _LINE * len(picture.rows)
 
 
-def _plain(name: str) -> str:
+def _plain(name: str, most: int = _NAME) -> str:
     """A name that leaves room for the picture, and in which a dollar sign begins no formula."""
-    short = name if len(name) <= _NAME else f"{name[: _NAME // 2]}…{name[-_NAME // 2 :]}"
+    short = name if len(name) <= most else f"{name[: most // 2]}…{name[-most // 2 :]}"
     return short.replace("$", r"\$")
 
 
@@ -88,7 +89,7 @@ def _curves(axes: Axes, picture: _pictures.Curves) -> None:
     axes.set_yscale("log")
     if picture.log_x:
         axes.set_xscale("log", base=2)
-    axes.set(title=_plain(picture.title), xlabel=picture.x, ylabel=picture.y)
+    axes.set(title=_plain(picture.title, _TITLE), xlabel=picture.x, ylabel=picture.y)
     axes.grid(alpha=0.3)
     axes.legend()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gradcheck import profiles, text
 from gradcheck.report import _cells, _sentences
 from gradcheck.results import Report, Result, Tried, Verdict
-from gradcheck.sweep import Point, Sweep
+from gradcheck.sweep import FLOAT64, Point, Sweep
 
 _FLOOR = 0.01
 """Ulps below which an error is drawn at the foot of a profile."""
@@ -131,7 +131,7 @@ def _error(point: Point) -> float:
 
 def v_curves(sweep: Sweep) -> Curves:
     """The error of a central difference against its step, in each arithmetic, order 2."""
-    by_arithmetic: dict[str, list[tuple[float, float]]] = {}
+    by_arithmetic: dict[str, list[tuple[float, float]]] = {FLOAT64: []}
     for point in sweep.points:
         size = _error(point)
         if point.method == "2" and 1 / _CEILING < size < _CEILING:

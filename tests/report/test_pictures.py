@@ -147,5 +147,13 @@ def test_a_sweep_is_drawn(program: Program, tmp_path: Path) -> None:
     page = (tmp_path / "html").read_text()
     assert page.count("<polyline") == 5
     assert "In float64 the best step of any order errs by" in page
-    assert (tmp_path / "svg").read_bytes().startswith(b"<?xml")
+    drawn = (tmp_path / "svg").read_text()
+    assert drawn.startswith("<?xml")
+    # the whole title, and what everybody has before what nobody has
+    said = re.findall(r">([^<>]+)</text>", drawn)
+    assert said[-6:] == [
+        "saturated-gap-20, float32, row 0, class 0",
+        "float64",
+        *(f"{n} digits" for n in (16, 30, 50, 100)),
+    ]
     assert (tmp_path / "png").read_bytes().startswith(b"\x89PNG")
