@@ -1,6 +1,6 @@
 # What is done every day. `make check` is the gate, all of it in an environment of its own; the others use the
 # environment that is active: pip install -e '.[test,lint,dev]'.
-.PHONY: check matrix lint format test docs coverage
+.PHONY: check matrix lint format test docs coverage accuracy
 
 check:
 	.ci/run
@@ -30,3 +30,13 @@ coverage:
 	coverage combine --quiet
 	coverage html --quiet
 	coverage report
+
+# docs/accuracy.md, from what the frameworks answer here: pip install -e '.[flint,torch,jax,optax,tensorflow,keras,scipy]'
+accuracy: accuracy.json
+	python benchmarks/accuracy.py accuracy.json --output docs/accuracy.md
+
+accuracy.json:
+	gradcheck stability --engine flint --exit-zero --report json=$@ --quiet \
+		$(foreach dtype,float16 bfloat16 float32 float64,--dtype $(dtype)) \
+		$(foreach name,torch jax optax tensorflow keras scipy,--candidate $(name)) \
+		$(foreach name,compensated shifted log_softmax logsumexp naive,--candidate $(name))

@@ -155,6 +155,8 @@ def constant(view: View, base: Base) -> Finding | None:
         or not view.is_gradient(base.gradient + added, base.bound + 4 * u * np.abs(added))
     ):
         return None
+    if base.parts is not None and (np.ptp(base.parts.p, axis=1)[added[:, 0] != 0] == 0).all():
+        return None  # where all probabilities are equal it may as well be a factor, which is likelier
     off = added[added != 0]
     low, high = float(off.min()), float(off.max())
     size = brief(low) if brief(low) == brief(high) else f"{brief(low)} to {brief(high)}"
@@ -190,6 +192,18 @@ def empty_mean(view: View, base: Base) -> Finding | None:
         evidence="every component is NaN, and the mean is over nothing",
         fix="decide what a mean over nothing is, and return 0 for its gradient",
         option="--loss empty=nan",
+    )
+
+
+def uncountable(view: View, base: Base) -> Finding | None:
+    """Probabilities that are all 0, where there are more classes than the format can count."""
+    fmt, classes = view.format, view.problem.classes
+    if classes <= fmt.max or np.count_nonzero(view.candidate) > view.problem.rows or not flushed(view, base):
+        return None
+    return Finding(
+        cause="half-precision-sum",
+        evidence=f"every probability is 0: {classes:,} is no number of {fmt.name}",
+        fix="count in float32",
     )
 
 
@@ -636,7 +650,7 @@ def one_entry(view: View, base: Base) -> Finding | None:
     return isolated(view, base) if few else None
 
 
-EARLY: tuple[Effect, ...] = (empty_mean, ignored_rows, zeros, flushed, transposed, constant)
+EARLY: tuple[Effect, ...] = (empty_mean, ignored_rows, uncountable, flushed, zeros, transposed, constant)
 """What is likelier than another question."""
 LATE: tuple[Effect, ...] = (masked, quotient, unshifted, misshifted, clipped, narrow, scaled)
 """What is less likely, the likelier first."""
