@@ -77,6 +77,8 @@ The largest error over the bound of each family's cases; in **bold** how many fa
 
 MOST = 4
 """Cases that a line names at most."""
+FEW = 2
+"""Cases that are named beside who fails at no others."""
 BY_HAND = (
     ("torch", "saturated-published", "float64"),
     ("jax", "plain-3", "float32"),
@@ -271,16 +273,16 @@ def reading(table: Table) -> str:
             *(f"  {line}".rstrip() for line in _THREE_LINES.splitlines()),
             "",
             f"- **Who sums or counts in half precision**, so that a sum over many classes stops or overflows: "
-            f"{_names(_diagnosed(table, 'half-precision-sum'))}.",
+            f"{_diagnosed(table, 'half-precision-sum')}.",
             f"- **Who flushes subnormals**, and so returns 0 where a subnormal gradient is due: "
-            f"{_names(_diagnosed(table, 'flushed-subnormals'))}. `--ftz` allows it.",
+            f"{_diagnosed(table, 'flushed-subnormals')}. `--ftz` allows it.",
             f"- **Who keeps the logarithm of the sum and the logits at an offset**, exp(l − lse): "
-            f"{_names(_diagnosed(table, 'division-free'))}.",
+            f"{_diagnosed(table, 'division-free')}.",
             f"- **Who returns ŷ − y where labels do not add up to 1**, which is not the derivative: "
-            f"{_names(_diagnosed(table, 'other-convention'))}.",
-            f"- **Who lets NaN out of a row that is ignored**: {_names(_diagnosed(table, 'ignored-rows'))}; where a "
+            f"{_diagnosed(table, 'other-convention')}.",
+            f"- **Who lets NaN out of a row that is ignored**: {_diagnosed(table, 'ignored-rows')}; where a "
             "framework has no option to ignore rows, that is what its `where` makes of 0 times NaN.",
-            f"- **Who does not shift**: {_names(_diagnosed(table, 'overflow-unshifted'))}.",
+            f"- **Who does not shift**: {_diagnosed(table, 'overflow-unshifted')}.",
         ]
     )
 
@@ -289,12 +291,18 @@ def _sentence(words: str) -> str:
     return f"{words[:1].upper()}{words[1:]}."
 
 
-def _diagnosed(table: Table, cause: str) -> list[str]:
-    return [name for name in table.candidates if any(not one.passes and one.why == cause for one in table.of(name))]
+def _diagnosed(table: Table, cause: str) -> str:
+    """Who fails by it, with the cases where these are few."""
+    said = []
+    for name in table.candidates:
+        cases = list(dict.fromkeys(one.case for one in table.of(name) if not one.passes and one.why == cause))
+        if cases:
+            said.append(f"`{name}`" + (f" (at {_names(cases)} alone)" if len(cases) <= FEW else ""))
+    return ", ".join(said) or "none of them"
 
 
 def _names(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names) or "none of them"
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def by_hand(table: Table) -> str:

@@ -90,6 +90,7 @@ def test_documents_show_what_the_program_prints(
     command: str, output: str, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     ran = program(*shlex.split(command)[1:])
     fails = re.search(r"\b[1-9]\d* failed|: fail,", output) and "--exit-zero" not in command
     assert ran.code == (1 if fails else 0), ran.err
