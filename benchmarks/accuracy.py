@@ -293,12 +293,13 @@ def _sentence(words: str) -> str:
 
 def _diagnosed(table: Table, cause: str) -> str:
     """Who fails by it, with the cases where these are few."""
-    said = []
+    alike: dict[tuple[str, ...], list[str]] = {}
     for name in table.candidates:
-        cases = list(dict.fromkeys(one.case for one in table.of(name) if not one.passes and one.why == cause))
+        cases = dict.fromkeys(one.case for one in table.of(name) if not one.passes and one.why == cause)
         if cases:
-            said.append(f"`{name}`" + (f" (at {_names(cases)} alone)" if len(cases) <= FEW else ""))
-    return ", ".join(said) or "none of them"
+            alike.setdefault(tuple(cases) if len(cases) <= FEW else (), []).append(name)
+    said = [_names(names) + (f" (at {_names(cases)} alone)" if cases else "") for cases, names in alike.items()]
+    return "; ".join(said) or "none of them"
 
 
 def _names(names: Sequence[str]) -> str:
