@@ -1,6 +1,6 @@
 # What is done every day. `make check` is the gate, all of it in an environment of its own; the others use the
 # environment that is active: pip install -e '.[test,lint,dev]'.
-.PHONY: check matrix lint format test docs coverage accuracy
+.PHONY: check matrix lint format test frameworks docs coverage accuracy
 
 check:
 	.ci/run
@@ -18,6 +18,11 @@ format:
 
 test:
 	pytest -n auto
+
+# the gate leaves these two out: they are large, and slow to start
+frameworks:
+	pip install tensorflow-cpu keras
+	pytest -n auto -m "tensorflow or keras"
 
 # writes what the program prints into README.md and docs, and the options into docs/cli.md
 docs:

@@ -39,6 +39,9 @@ def f(x, y):
 """
 """The source of a sound gradient, for files that tests write."""
 
+WHOLE = bool(os.environ.get("GRADCHECK_TEST_WHOLE"))
+"""Whether those tests try all that otherwise try a part of what is alike."""
+
 
 def alive(pid: int) -> bool:
     """Whether a process is there, and more than what is left of one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +23,7 @@ from gradcheck.results import Judged, Outcome, Verdict
 from gradcheck.screening import ClosedForm
 from gradcheck.streaming import Screening
 from gradcheck.tolerances import stable_bound
-from tests.conftest import make_problem
+from tests.conftest import WHOLE, make_problem
 
 NARROW = ("float16", "bfloat16", "float32")
 QUICK = Settings(engine="flint")
@@ -99,7 +98,7 @@ def _agree(full: Outcome, quick: Outcome) -> None:
             assert least - slack <= other.value <= one.value + slack or other.value == one.value, metric
 
 
-EACH = 1 if os.environ.get("GRADCHECK_TEST_WHOLE") else 3
+EACH = 1 if WHOLE else 3
 CASES = [case for case in catalogue.cases().values() if "large" not in case.tags]
 
 

@@ -54,7 +54,9 @@ def failing(out: str) -> set[tuple[str, str]]:
     assert {result["verdict"] for result in results} <= {"pass", "fail", "skipped"}
     for result in results:
         if result["verdict"] == "skipped":
-            assert re.search(r"undefined|has no|does not know", result["reason"]), result["reason"]
+            assert re.search(r"undefined|has no|does not know|takes no loss options", result["reason"]), result[
+                "reason"
+            ]
     return {(result["case"], result["dtype"]) for result in results if result["verdict"] == "fail"}
 
 
@@ -73,7 +75,7 @@ def test_an_option_that_a_framework_is_not_known_to_take_is_refused() -> None:
         _losses.refuse_others("x", asked, ("mask",))
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS, indirect=True)
+@pytest.mark.parametrize("framework", marked("torch", "jax"), indirect=True)
 def test_the_whole_catalogue(framework: str, program: Program) -> None:
     """NaN in ignored rows; 65,536 equal logits in float16; PyTorch: a z-loss at an offset; others flush subnormals."""
     words = ["stability", "--candidate", framework, *EVERY_DTYPE, "--format", "json"]
@@ -86,7 +88,24 @@ def test_the_whole_catalogue(framework: str, program: Program) -> None:
         assert failing(program(*words, "--ftz").out) == IGNORED
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS, indirect=True)
+THEIRS = {
+    "tensorflow": {"nonfinite-ignored-row", "soft-off-simplex", "underflow-subnormal-gradient"},
+    "keras": {"nonfinite-ignored-row", "soft-off-simplex", "underflow-subnormal-gradient"},
+    "optax": {"nonfinite-ignored-row", "underflow-subnormal-gradient"},
+    "scipy": set(),
+}
+
+
+@pytest.mark.parametrize("framework", marked("tensorflow", "keras", "optax", "scipy"), indirect=True)
+def test_where_they_fail(framework: str, program: Program) -> None:
+    """NaN in an ignored row, ŷ − y of labels that do not add up to 1, flushed subnormals; docs/accuracy.md has all."""
+    names = (*THEIRS["tensorflow"], "plain-*", "offset-plus-1e3", "ties-*", "saturated-gap-2*")
+    words = ["stability", "--candidate", framework, "--dtype", "float32", "--format", "json"]
+    found = failing(program(*words, *(word for name in names for word in ("--case", name))).out)
+    assert found == {(case, "float32") for case in THEIRS[framework]}
+
+
+@pytest.mark.parametrize("framework", marked("torch", "jax"), indirect=True)
 def test_the_saturated_true_class_under_ulp(framework: str, program: Program) -> None:
     words = [
         "stability",
@@ -333,7 +352,12 @@ ODD = [
 @pytest.mark.parametrize("which", range(len(ODD)))
 def test_what_is_composed_around_it_is_no_mistake_of_its_own(framework: str, which: int) -> None:
     logits, labels, options = ODD[which]
-    agrees(framework, make_problem(np.array(logits, dtype=float), labels, "float64", options))
+    problem = make_problem(np.array(logits, dtype=float), labels, "float64", options)
+    if "soft-off-simplex" in THEIRS.get(framework, ()) and which == 0:
+        # the mask leaves labels that add up to 0.7, of which it makes ŷ − y
+        assert judged(framework, problem).verdict is Verdict.FAIL
+    else:
+        agrees(framework, problem)
 
 
 @pytest.mark.torch

@@ -20,7 +20,7 @@ import pytest
 
 from gradcheck import __version__, catalogue, files
 from gradcheck.formats import FORMATS, named
-from tests.conftest import DATA, Program, arrays
+from tests.conftest import DATA, WHOLE, Program, arrays
 
 GRADCHECK = [sys.executable, "-m", "gradcheck"]
 
@@ -498,7 +498,7 @@ def test_the_table_in_a_narrow_terminal() -> None:
 
 
 def test_every_case_is_explained(program: Program) -> None:
-    for name in catalogue.cases():
+    for name in list(catalogue.cases())[:: 1 if WHOLE else 4]:
         assert program("explain", name).code == 0
 
 
