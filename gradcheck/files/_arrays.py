@@ -115,7 +115,7 @@ def check_end(size: int, header: Header, what: str) -> None:
 
 
 def write_array(stream: BinaryIO, array: Array) -> None:
-    """The array in .npy format; bfloat16 is written as 2-byte void, which is all that the format offers."""
+    """The array in .npy format; a dtype that is none of NumPy's own, as bfloat16, becomes void: it has nothing else."""
     fmt = formats.of_dtype(array.dtype)
     if fmt is not None and fmt.nameless:
         # some dtypes would name themselves in the header, and NumPy knows no such names
