@@ -86,9 +86,10 @@ BY_HAND = (
 
 _THREE_LINES = """\
 ```python
-p = softmax(logits)  # (N, k): shifted by the maximum, summed in float32 or wider
-p[rows, true] = 0  # rows is 0 … N - 1, true the class of each
-p[rows, true] = -p.sum(axis=1)  # not p[rows, true] - 1
+p = softmax(logits)  # shifted by the maximum, summed in float32 or wider
+true = np.arange(len(p)), labels
+p[true] = 0
+p[true] = -p.sum(axis=1)  # not p[true] - 1
 ```"""
 
 
@@ -266,7 +267,8 @@ def reading(table: Table) -> str:
             )
     return "\n".join(
         [
-            f"- **What is lost at the true class.** {_sentence('; '.join(lost))} What loses nothing takes three lines:",
+            f"- **What is lost at the true class.** {_sentence('; '.join(lost))} What loses nothing takes three lines "
+            "more (`examples/three_lines.py`):",
             "",
             *(f"  {line}".rstrip() for line in _THREE_LINES.splitlines()),
             "",
