@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
@@ -112,6 +113,11 @@ def check_end(size: int, header: Header, what: str) -> None:
     """Refuses an array of which only so many bytes of numbers have come."""
     if size != header.size:
         raise InputError(f"{what} ends after {size} of {header.size} bytes")
+
+
+def missing(name: str, there: Iterable[str]) -> InputError:
+    """What to raise where a file has no array of that name, with the names that it has."""
+    return InputError(f"holds no array named '{name}' (it has: {', '.join(sorted(there)[:8]) or 'nothing'})")
 
 
 def write_array(stream: BinaryIO, array: Array) -> None:
