@@ -51,8 +51,8 @@ cross-entropy with hard labels.
 {summary}
 
 The two columns differ by what the bound forgives. Where the true class has all the probability the gradient is p − 1,
-and once p rounds to 1 a 0 stands where a small number is due: that is off by all its digits, in every framework.
-`compensated` shows that it need not be.
+and once p rounds to 1 a 0 stands where a small number is due, off by all its digits: that is what most of the last
+column tells. `compensated` shows that it need not be.
 
 ## What fails, and why
 
@@ -88,9 +88,10 @@ BY_HAND = (
 
 _THREE_LINES = """\
 ```python
-p = softmax(logits)           # shifted by the maximum, summed in float32 or wider
+p = softmax(logits)  # shifted by the maximum, summed in float32 or wider
+true = np.arange(len(p)), labels
 p[true] = 0
-p[true] = -p.sum(axis=1)      # not p[true] - 1
+p[true] = -p.sum(axis=1)  # not p[true] - 1
 ```"""
 
 
@@ -268,7 +269,8 @@ def reading(table: Table) -> str:
             )
     return "\n".join(
         [
-            f"- **What is lost at the true class.** {_sentence('; '.join(lost))} What loses nothing takes three lines:",
+            f"- **What is lost at the true class.** {_sentence('; '.join(lost))} What loses nothing takes three lines "
+            "more (`examples/three_lines.py`):",
             "",
             *(f"  {line}".rstrip() for line in _THREE_LINES.splitlines()),
             "",

@@ -1,6 +1,7 @@
 """ŷ − y without the loss at the true class: there it is minus the sum of the others, not p − 1.
 
-gradcheck check --case saturated-gap-20 --candidate examples/three_lines.py:gradient --tolerance ulp:4
+$ gradcheck check --case saturated-gap-20 --candidate examples/three_lines.py:gradient --tolerance ulp:4
+pass  saturated-gap-20 …
 """
 
 from __future__ import annotations

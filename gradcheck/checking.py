@@ -231,7 +231,7 @@ def _judge_one(problem: Problem, gradient: Array, exact: ExactGradient, how: How
         return limits_of(how.tolerance, exact, flush=how.flush)
 
     bound, comparison = stable_bound(exact, flush=how.flush), Comparison(exact, gradient)
-    decision = decide(comparison, limits_of(how.tolerance, exact, flush=how.flush))
+    decision = decide(comparison, limits(exact))
     sufficient = None
     if not isinstance(exact, Reference):
         pass  # frozen values are as sharp as they will be
@@ -243,7 +243,7 @@ def _judge_one(problem: Problem, gradient: Array, exact: ExactGradient, how: How
     elif verdict_of(decision) is Verdict.INCONCLUSIVE:
         sufficient = _sufficient(problem, gradient, exact, limits)
     if how.top:
-        named = decide(comparison, limits_of(how.tolerance, exact, flush=how.flush), top=how.top).top
+        named = decide(comparison, limits(exact), top=how.top).top
         decision = dataclasses.replace(decision, top=named)
     outcome = Judged(
         verdict=verdict_of(decision),

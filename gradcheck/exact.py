@@ -159,7 +159,7 @@ def whole(text: str) -> int:
     return int(text)
 
 
-def positive(text: str) -> float:
+def nonnegative(text: str) -> float:
     """The finite number >= 0 in `text`, rounded to float64.
 
     Raises:

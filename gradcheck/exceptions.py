@@ -50,9 +50,13 @@ class RowError(InputError):
 
 
 class UnknownNameError(UsageError):
-    """A name that no room of the house bears."""
+    """A name that nothing of its kind bears.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    Args:
+        lists: the command that lists those that there are, where they are too many for a message.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], lists: str = "gradcheck explain") -> None:
         known = sorted(known)
         close = difflib.get_close_matches(name, known, n=1)
         if close:
@@ -60,7 +64,7 @@ class UnknownNameError(UsageError):
         elif len(known) <= 12:
             hint = f"there are: {', '.join(known)}"
         else:
-            hint = "'gradcheck explain' lists them"
+            hint = f"'{lists}' lists them"
         super().__init__(f"unknown {kind} '{name}'; {hint}")
 
 

@@ -445,9 +445,9 @@ def _arrays(path: Path, arrays: _Arrays, fmt: Format, uncertainty: str | None) -
             f"arrays: {target}: is not the file that the fixture was recorded with (its sha256 is another)"
         )
     found = npz.read(io.BytesIO(content), ("logits", "labels", *_PARTS))
-    bits = np.dtype(np.uint16) if fmt.dtype.kind == "V" else fmt.dtype
+    held = _held(fmt)
     kinds = {
-        "logits": (bits, 2),
+        "logits": (held, 2),
         **dict.fromkeys(_PARTS[:2], (np.dtype(np.float64), 2)),
         _PARTS[2]: (np.dtype(np.int64), 2),
     }
@@ -457,7 +457,7 @@ def _arrays(path: Path, arrays: _Arrays, fmt: Format, uncertainty: str | None) -
     if "logits" not in found or "labels" not in found:
         raise InputError(f"arrays: {target}: holds no '{'labels' if 'logits' in found else 'logits'}'")
     labels = found["labels"]
-    if labels.dtype not in (np.dtype(np.int64), bits) or labels.ndim != (1 if labels.dtype == np.int64 else 2):
+    if labels.dtype not in (np.dtype(np.int64), held) or labels.ndim != (1 if labels.dtype == np.int64 else 2):
         raise InputError(f"arrays: {target}: 'labels' is {labels.dtype} with {labels.ndim} axes")
     logits = found["logits"].view(fmt.dtype)
     labels = labels if labels.ndim == 1 else labels.view(fmt.dtype)
@@ -488,6 +488,11 @@ def _arrays(path: Path, arrays: _Arrays, fmt: Format, uncertainty: str | None) -
 
 _PARTS = ("expected_high", "expected_low", "expected_exponent")
 """A frozen value is (high + low)·2^exponent."""
+
+
+def _held(fmt: Format) -> np.dtype[Any]:
+    """As which an archive holds a format's numbers: where NumPy has no name for it, as their bit patterns."""
+    return np.dtype(f"u{fmt.dtype.itemsize}") if fmt.nameless else fmt.dtype
 
 
 def _joined(high: float, low: float, exponent: int) -> Dyadic:
@@ -622,8 +627,7 @@ def _apart(path: Path, problem: Problem, derived: Reference, arrays: dict[Path, 
     Args:
         arrays: what is to be written, to which they are added.
     """
-    bits = problem.format.dtype.kind == "V"  # NumPy has no name for it, and keeps its bit patterns
-    labels = problem.labels
+    labels, held = problem.labels, _held(problem.format)
     high, low, exponent = cut_each([derived.exact_row(row) for row in range(problem.rows)])
     # 0 where the value cannot be told from it, nan where there is none
     high = np.where(derived.values.resolved, high, 0.0)
@@ -632,8 +636,8 @@ def _apart(path: Path, problem: Problem, derived: Reference, arrays: dict[Path, 
     npz.write_named(
         stream,
         {
-            "logits": problem.logits.view(np.uint16) if bits else problem.logits,
-            "labels": labels.view(np.uint16) if bits and labels.ndim == 2 else labels,
+            "logits": problem.logits.view(held),
+            "labels": labels.view(held) if labels.ndim == 2 else labels,
             **dict(zip(_PARTS, (high, low, exponent), strict=True)),
         },
         compressed=True,

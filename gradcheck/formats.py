@@ -70,6 +70,10 @@ class Format:
         """2^emin."""
         return math.ldexp(1.0, self.emin)
 
+    def least(self, *, flush: bool) -> float:
+        """λ, what may be lost of any value; where flushed subnormals are accepted the smallest normal one."""
+        return self.smallest_normal if flush else self.smallest_subnormal
+
     @property
     def max(self) -> float:
         """The largest finite value."""

@@ -246,8 +246,7 @@ class _Block:
 
     @property
     def _floor(self) -> Float64:
-        smallest = self.format.smallest_normal if self.flush else self.format.smallest_subnormal
-        return smallest * grown(self.scale * np.maximum(self.weight, 1.0))
+        return self.format.least(flush=self.flush) * grown(self.scale * np.maximum(self.weight, 1.0))
 
     def _ulp(self, size: Float64) -> Float64:
         """The unit in the last place of positive numbers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -12,7 +13,7 @@ from gradcheck.candidates import Answer, Candidate
 from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.exceptions import CrashedError, NotApplicableError
 from gradcheck.formats import Array, Float64, Int64
-from gradcheck.metrics import Comparison
+from gradcheck.metrics import Comparison, failing
 from gradcheck.problem import Problem, RowStatus
 from gradcheck.reference.values import ExactGradient
 from gradcheck.results import LossValue, Permuted, Repeats
@@ -71,9 +72,7 @@ def permuted(
     back = np.empty_like(found)
     back[np.ix_(rows, classes)] = found
     comparison = Comparison(exact, back)
-    possible = np.maximum(limits.possible, bound)
-    past = comparison.errors * (1 - 2.0**-50) - exact.values.uncertainty > possible
-    past = (past | ~np.isfinite(comparison.candidate)) & comparison.judged
+    past = failing(comparison, dataclasses.replace(limits, possible=np.maximum(limits.possible, bound)))
     if not past.any():
         return None
     return Permuted(components=int(past.sum()), worst=comparison.worst(np.where(past, comparison.ulps, 0.0)))
@@ -108,9 +107,8 @@ def loss_value(problem: Problem, answer: Answer, known: Dyadic | float, exact: E
     u, allowed = max(fmt.unit_roundoff, problem.format.unit_roundoff), 0.0
     for e in exact.estimates:
         if e is not None:
-            reach = float(np.abs(e.z[np.isfinite(e.z)]).max())
             sums = 4 * math.sqrt(e.row.classes) * summing_roundoff(fmt)
-            allowed += e.scale * e.weight * (8 * u * (reach + e.log_sum + 1) + sums)
+            allowed += e.scale * e.weight * (8 * u * (e.reach + e.log_sum + 1) + sums)
     if isinstance(known, float):
         agrees = known == found or (math.isnan(known) and math.isnan(found))
         return None if agrees else LossValue(value=found, ratio=math.nan)

@@ -130,7 +130,7 @@ class _Trial:
         if one.signs:
             caught = tuple(case for case, outcome in under_stable.items() if outcome.verdict is Verdict.FAIL)
             for sign in _signs(one, self._format):
-                if partly and (one.name, sign.case, _rule(sign)) not in self._found:
+                if partly and (one.name, sign.case, _rule(sign.by)) not in self._found:
                     continue
                 yield self._result(one, sign.case, self._tried(one, sign, caught, len(under_stable)))
         elif under_stable:
@@ -139,7 +139,7 @@ class _Trial:
             yield self._result(one, shown, _sound(under_stable[shown], tuple(alarms), len(under_stable)))
 
     def _tried(self, one: Planted, sign: Sign, caught: tuple[str, ...], cases: int) -> Tried:
-        outcome = self._found.get((one.name, sign.case, _rule(sign)))
+        outcome = self._found.get((one.name, sign.case, _rule(sign.by)))
         judged, why = (outcome, "") if isinstance(outcome, Judged) else (None, _why(outcome, sign.case))
         shown = judged is not None and (FLAGS[sign.by][1](judged) if sign.by in FLAGS else bool(judged.decision.failed))
         return Tried(by=sign.by, shown=shown, judged=judged, caught=caught, cases=cases, why=why)
@@ -154,7 +154,7 @@ class _Trial:
             loss={option.name: option.value for option in problem.loss} if problem else {},
             rows=problem.rows if problem else 0,
             classes=problem.classes if problem else 0,
-            tolerance=str(_STABLE) if tried.by in FLAGS or not tried.by else tried.by,
+            tolerance=_rule(tried.by),
             outcome=tried,
             digest=problem.digest if problem else "",
         )
@@ -164,9 +164,9 @@ def _signs(one: Planted, fmt: Format) -> list[Sign]:
     return [sign for sign in one.signs if fmt.name in sign.formats]
 
 
-def _rule(sign: Sign) -> str:
-    """The tolerance that is judged by where a sign is looked for."""
-    return str(_STABLE) if sign.by in FLAGS else sign.by
+def _rule(by: str) -> str:
+    """The tolerance that is judged by, where a mistake is to show by this, or a sound variant by nothing."""
+    return str(_STABLE) if by in FLAGS or not by else by
 
 
 def _sound(outcome: Outcome, alarms: tuple[str, ...], cases: int) -> Tried:

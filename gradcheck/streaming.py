@@ -192,11 +192,10 @@ def _lasts(found: Sequence[Found | Result] | _Closer) -> bool:
 
 def _run(candidates: Iterable[Candidate], how: How) -> dict[str, str]:
     """What results depend on besides the problems."""
-    asked = dict(_told(how))
     return {
         **versions.versions(),
         "source": versions.source(),
-        **asked,
+        **dict(_told(how)),
         "candidates": ", ".join(one.name for one in candidates),
     }
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from gradcheck.estimates import Estimates, Known, in_units
-from gradcheck.exact import positive
+from gradcheck.exact import nonnegative
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import FORMATS, Float64, Format
 from gradcheck.reference.values import ExactGradient, Values, following
@@ -178,9 +178,6 @@ NAMES = {
 """The tolerances, as a user writes them."""
 
 
-"""Exponents whose exp, divided by any u, float64 still holds."""
-
-
 def parse(text: str) -> Tolerance:
     """A tolerance from its text.
 
@@ -223,7 +220,7 @@ def parse(text: str) -> Tolerance:
 
 def _number(text: str, value: str) -> float:
     try:
-        return positive(value)
+        return nonnegative(value)
     except ValueError:
         raise UsageError(
             f"tolerance '{text}' needs a finite number >= 0 after the colon, such as ulp:4 or rel:1e-6"
@@ -329,10 +326,8 @@ def plain_bound(fmt: Format, classes: int, log_sum: Float64) -> tuple[Float64, f
 
 
 def least(values: Values, *, flush: bool) -> Float64:
-    """λ in units: the smallest subnormal, or with flushed subnormals the smallest normal value."""
-    fmt = values.format
-    smallest = fmt.smallest_normal if flush else fmt.smallest_subnormal
-    return in_units(np.full(values.unit_log2.shape, smallest), values.unit_log2)
+    """λ in units."""
+    return in_units(np.full(values.unit_log2.shape, values.format.least(flush=flush)), values.unit_log2)
 
 
 def summing_roundoff(fmt: Format) -> float:

@@ -37,6 +37,7 @@ _AHEAD = 3
 _BREAKDOWNS = 3
 """How often in a row workers may die without anything coming back."""
 SAFE_PATH = "PYTHONSAFEPATH"
+"""What keeps Python from looking for modules in a script's folder, or in the current one."""
 _PATIENCE = 1.0
 """Seconds in which a worker that is told to end may end what it has started itself."""
 

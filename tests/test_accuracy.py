@@ -97,5 +97,15 @@ def test_bc_finds_the_errors_again(
     assert abs(float(printed)) == pytest.approx(float(ulp), rel=2e-3), (candidate, case, dtype)
 
 
+def test_the_three_lines_lose_nothing(program: Program) -> None:
+    lines = re.findall(r"^  (true = .*|p\[true\] = 0)$", PAGE, re.MULTILINE)
+    example = (ROOT / "examples" / "three_lines.py").read_text(encoding="utf-8")
+    assert len(lines) == 2
+    assert [line for line in lines if line not in example] == []
+    words = ["check", "--case", "saturated-gap-20", "--tolerance", "ulp:4", "--candidate"]
+    assert program(*words, f"{ROOT}/examples/three_lines.py:gradient").code == 0
+    assert program(*words, "shifted").code == 1
+
+
 def test_three_numbers_are_checked_by_hand() -> None:
     assert len(BY_HAND) == 3

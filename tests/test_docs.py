@@ -34,8 +34,8 @@ NOT_RUN = {
     "pip install . && gradcheck stability",
     "pip install '.[test]' && pytest -n auto",
     # nothing is installed while tests run
-    "pip install gradcheck",
-    "pip install 'gradcheck[dask,flint]'",
+    "pip install git+https://github.com/OWNER/gradcheck",
+    "pip install 'gradcheck[dask,flint] @ git+https://github.com/OWNER/gradcheck'",
     # by tests/test_cluster.py, with an address that is there, and with a cluster that is watched until it has gone
     "dask scheduler",
     "dask worker tcp://HOST:8786 --nthreads 1 --nworkers 8",

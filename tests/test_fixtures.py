@@ -80,6 +80,20 @@ def test_a_problem_comes_back_as_it_was_recorded(fmt: Format, large: bool, tmp_p
         assert fixtures.mismatches(found, exact) == []
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_bits_of_a_format_of_one_byte_come_back(soft: bool, tmp_path: Path, one_byte: Format) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.random((3, 400)) if soft else np.array([1, 0, 7])
+    problem = make_problem(rng.normal(size=(3, 400)), labels, one_byte)
+    path = tmp_path / "x.gradcheck.toml"
+    record(path, [Recorded(name="one", problem=problem)])
+    assert list(tmp_path.glob("*.npz"))
+    (fixture,) = load(path)
+    for held, own in ((fixture.problem.logits, problem.logits), (fixture.problem.labels, problem.labels)):
+        assert (held.dtype, held.tobytes()) == (own.dtype, own.tobytes())
+    assert {result.verdict for result in verification.verify(fixture, deep=True)} == {Verdict.PASS}
+
+
 def test_frozen_values_judge_as_central_differences_do(program: Program, tmp_path: Path) -> None:
     path = tmp_path / "x.gradcheck.toml"
     for name in ("saturated-gap-20", "overflow-sum", "plain-mean", "masked-*", "soft-*"):

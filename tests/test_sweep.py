@@ -106,6 +106,12 @@ def test_the_command(program: Program) -> None:
         assert program("sweep", "--case", "plain-3", *wrong).code == 2
 
 
+def test_what_was_left_out_is_said(program: Program) -> None:
+    ran = program("sweep", "--case", "offset-plus-1e300", "--case", "plain-3", "--format", "csv")
+    assert (ran.code, {row["case"] for row in csv.DictReader(io.StringIO(ran.out))}) == (0, {"plain-3"})
+    assert ran.err == "note: left out, because their logits do not fit into the format: offset-plus-1e300\n"
+
+
 def test_explain_reference(program: Program) -> None:
     ran = program("explain", "reference")
     assert ran.code == 0

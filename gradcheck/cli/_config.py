@@ -46,7 +46,7 @@ def defaults(command: Any) -> dict[str, Any]:
         if why is not None:
             raise UsageError(f"{path}: [tool.gradcheck] {key} {why}, which only the command line may ask for")
         if name not in known:
-            raise UnknownNameError(f"option in [tool.gradcheck] of {path},", key, known)
+            raise UnknownNameError(f"option in [tool.gradcheck] of {path},", key, known, "gradcheck COMMAND --help")
         if not isinstance(value, str | int | float | list):
             raise UsageError(
                 f"{path}: [tool.gradcheck] {key} is neither text, a number, true or false, nor a list of them"

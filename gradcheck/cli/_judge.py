@@ -13,7 +13,7 @@ from gradcheck.candidates import Candidate
 from gradcheck.checking import How
 from gradcheck.checkpoint import NOTHING, Checkpoint, Nothing
 from gradcheck.cli._options import Judging, Reporting, Rule
-from gradcheck.exact import positive, whole
+from gradcheck.exact import nonnegative, whole
 from gradcheck.exceptions import UnknownNameError, UsageError, visible
 from gradcheck.reference import Settings
 from gradcheck.workers import ALONE, Team, Workers
@@ -138,7 +138,7 @@ def step_log2_of(rule: Rule) -> int | None:
     try:
         if power and base == "2":
             return whole(exponent)
-        step = positive(text)
+        step = nonnegative(text)
     except ValueError:
         step = 0.0
     if not 0 < step <= 1:

@@ -61,7 +61,7 @@ class Source:
     ] = None
     input_format: Annotated[
         str | None,
-        typer.Option(help="npy, npz, csv, tsv, json or jsonl. Default: by suffix.", metavar="NAME"),
+        typer.Option(help="npy, npz, csv, tsv, json, jsonl or safetensors. Default: by suffix.", metavar="NAME"),
     ] = None
     rows: Annotated[
         str | None,

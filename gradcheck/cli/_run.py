@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import typer
 
 from gradcheck import __version__, exits, versions, writing
 from gradcheck.cli._options import Reporting
-from gradcheck.exceptions import InputError, UnknownNameError, UsageError
+from gradcheck.exceptions import InputError, UnknownNameError, UsageError, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -159,6 +159,12 @@ def write(render: Callable[[str, Style], str | bytes], reporting: Reporting, way
     for name, path in ways:
         shown = render(name, Style(verbose=reporting.verbose))
         writing.replace(path, shown.encode(errors="backslashreplace") if isinstance(shown, str) else shown)
+
+
+def tell(notes: Iterable[str]) -> None:
+    """Says on standard error what is to be known of the input, for a command whose output has no place for it."""
+    for note in notes:
+        typer.echo(f"note: {visible(note)}", err=True)
 
 
 def _width() -> int:

@@ -23,7 +23,7 @@ def command(
     scale: _options.Scale,
     reporting: _options.Reporting,
 ) -> None:
-    """Check candidates on logits from a file: .npy .npz .csv .tsv .json .jsonl."""
+    """Check candidates on logits from a file: .npy .npz .csv .tsv .json .jsonl .safetensors."""
     from gradcheck import candidates, streaming
     from gradcheck.cli import _source
     from gradcheck.cli._judge import candidates_of, how_of, journal_of, team_of
@@ -53,10 +53,7 @@ def _again(
     if logits == "-":
         return ""  # standard input is not there again
     words = ["check", *_options.path(logits), *_options.arguments(source)]
-    words += [
-        *_options.arguments(judging, without=_options.NOT_AGAIN),
-        *_options.arguments(scale),
-    ]
+    words += [*_options.arguments(judging, without=_options.NOT_AGAIN), *_options.arguments(scale)]
     if candidate != source.gradient and candidate != "gradient in the file":
         words += _options.naming(judging, candidate)
     return _options.command_line(words)

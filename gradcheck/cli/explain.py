@@ -121,13 +121,12 @@ def _explained(name: str, topics: dict[str, dict[str, str]]) -> str:
 
 def _case(case: Case) -> str:
     """A case with everything that can be computed about it."""
-    from gradcheck import candidates, catalogue, checking, formats, mistakes, plugins, reference, selftest, tolerances
-    from gradcheck.candidates import frameworks
+    from gradcheck import candidates, catalogue, checking, formats, mistakes, reference, selftest, tolerances
     from gradcheck.report import _explained
 
     problems = {fmt: made for fmt in formats.FORMATS.values() if (made := case.problem(fmt)) is not None}
     exact = {fmt.name: reference.compute(one, fmt, reference.Settings()) for fmt, one in problems.items()}
-    built_in = [candidates.load(name) for name in candidates.names() if name not in plugins.names(frameworks)]
+    built_in = [candidates.load(name) for name in candidates.names() if name not in candidates.packages()]
     checked = [
         result
         for one in problems.values()

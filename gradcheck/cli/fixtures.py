@@ -136,14 +136,13 @@ def _problems(logits: str | None, source: _options.Source, name: str | None) -> 
 
     import numpy as np
 
-    from gradcheck import catalogue, text
+    from gradcheck import catalogue
     from gradcheck.cli import _source
     from gradcheck.fixtures import Recorded
 
     found = []
     for case, problem, notes in _source.load_each(logits, source):
-        for note in notes:
-            typer.echo(f"note: {text.name(note)}", err=True)
+        _run.tell(notes)
         own = catalogue.cases().get(case) if source.case else None
         label = name or (case if own or source.generate else Path(case).name)
         # a fixture of some rows is a problem of its own

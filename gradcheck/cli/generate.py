@@ -13,7 +13,7 @@ def command(
     name: Annotated[str, typer.Argument(help="A case of the catalogue, or normal, uniform, heavy-tailed.")],
     output: Annotated[
         str,
-        typer.Option("--output", "-o", help="Where to: .npy .npz .csv .tsv .json .jsonl.", metavar="FILE"),
+        typer.Option("--output", "-o", help="Where to: .npy .npz .csv .tsv .json .jsonl .safetensors.", metavar="FILE"),
     ],
     rows: Annotated[int | None, typer.Option(help="Rows of a distribution. Default: 4.")] = None,
     classes: Annotated[int | None, typer.Option(help="Classes of a distribution. Default: 10.")] = None,

@@ -32,8 +32,8 @@ def command(
     if source.sample or (source.rows and not source.generate):
         raise UsageError("sweep looks at one row: --row N, --class C")
     targets = _run.targets(reporting, _sweep.NAMES)
-    found = [
-        sweep(problem, case=name, row=row, cls=cls, engine=engine)
-        for name, problem, _ in _source.load_each(logits, source)
-    ]
+    found = []
+    for name, problem, notes in _source.load_each(logits, source):
+        _run.tell(notes)
+        found.append(sweep(problem, case=name, row=row, cls=cls, engine=engine))
     _run.write(lambda form, style: _sweep.render(form, found), reporting, targets)

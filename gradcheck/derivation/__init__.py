@@ -32,7 +32,7 @@ from gradcheck.reference.values import Values
 from gradcheck.results import Crashed, Judged, Outcome, ReferenceFacts, Result, Skipped, StepFacts, verdict_of
 from gradcheck.tolerances import Tolerance, stable_bound
 
-__all__ = ["NAMES", "PIECES", "STEPS", "WHOLE", "Derivation", "Study"]
+__all__ = ["NAMES", "PIECES", "STEPS", "WHOLE", "Derivation", "Study", "beyond"]
 
 WHOLE = 64
 """Classes up to which every column of a matrix is looked at."""

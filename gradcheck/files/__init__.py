@@ -27,12 +27,12 @@ import numpy as np
 from gradcheck import formats, plugins, reading, stored, writing
 from gradcheck.exact import Texts, parse
 from gradcheck.exceptions import InputError, MissingExtraError, UsageError
+from gradcheck.files import _arrays
 from gradcheck.formats import Array, Format
 from gradcheck.stored import Place, Rows, Stored
 
 LONE = ""
 """The name of an array in a file that holds no names."""
-
 
 Contents = Mapping[str, Array | Texts]
 """Arrays by name, in memory."""
@@ -345,7 +345,7 @@ def _array(contents: Mapping[str, Raw], name: str) -> Raw:
     """The array of that name, or the lone one of a file without names."""
     raw = contents.get(name, contents.get(LONE))
     if raw is None:
-        raise InputError(f"holds no array named '{name}' (it has: {', '.join(sorted(contents)[:8]) or 'nothing'})")
+        raise _arrays.missing(name, contents)
     return raw
 
 

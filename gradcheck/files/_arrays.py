@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
@@ -114,8 +115,13 @@ def check_end(size: int, header: Header, what: str) -> None:
         raise InputError(f"{what} ends after {size} of {header.size} bytes")
 
 
+def missing(name: str, there: Iterable[str]) -> InputError:
+    """What to raise where a file has no array of that name, with the names that it has."""
+    return InputError(f"holds no array named '{name}' (it has: {', '.join(sorted(there)[:8]) or 'nothing'})")
+
+
 def write_array(stream: BinaryIO, array: Array) -> None:
-    """The array in .npy format; bfloat16 is written as 2-byte void, which is all that the format offers."""
+    """The array in .npy format; a dtype that is none of NumPy's own, as bfloat16, becomes void: it has nothing else."""
     fmt = formats.of_dtype(array.dtype)
     if fmt is not None and fmt.nameless:
         # some dtypes would name themselves in the header, and NumPy knows no such names

@@ -47,7 +47,7 @@ def read(stream: BinaryIO, names: Sequence[str]) -> Mapping[str, Array | Place]:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError):
         raise InputError("is no readable .npz archive (damaged, encrypted, or not a zip file)") from None
     if not found:
-        raise InputError(f"holds no array named '{names[0]}' (it has: {', '.join(sorted(members)[:8]) or 'nothing'})")
+        raise _arrays.missing(names[0], members)
     return found
 
 

@@ -35,7 +35,7 @@ def read(stream: BinaryIO, names: Sequence[str]) -> Mapping[str, files.Raw]:
         ((name, held),) = found.items()
         return {files.LONE: _array(stream, name, held, start)}
     if not arrays:
-        raise InputError(f"holds no array named '{names[0]}' (it has: {', '.join(sorted(found)[:8]) or 'nothing'})")
+        raise _arrays.missing(names[0], found)
     return arrays
 
 

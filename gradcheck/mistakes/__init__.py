@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gradcheck import closed_form, plugins
-from gradcheck.candidates import Answer, Candidate, of_function
+from gradcheck.candidates import Candidate, computed, of_function
 from gradcheck.closed_form import Gradient, Softmax
 from gradcheck.exceptions import InputError, NotApplicableError
 from gradcheck.formats import FORMATS, Array
@@ -79,11 +79,8 @@ class Planted:
         """It as a candidate like any other."""
         if self.function is not None:
             return of_function(Function(name=self.name, call=self.function))
-        gradient = self.gradient
-        assert gradient is not None
-        return Candidate(
-            name=self.name, answer=lambda problem: Answer(gradient=gradient(problem)), watched=self.watched
-        )
+        assert self.gradient is not None
+        return dataclasses.replace(computed(self.name, self.gradient), watched=self.watched)
 
 
 @cache

@@ -22,14 +22,18 @@ def _parts(problem: Problem) -> tuple[closed_form.Parts, Array]:
     return found, exps / exps.sum(axis=1, keepdims=True)
 
 
-def _by_first(logits: Array, fmt: Format) -> Array:
-    exps = np.exp(logits - logits[:, :1])
+def _shifted_by(shift: Array, logits: Array, fmt: Format) -> Array:
+    """A softmax that subtracts something else than the row's maximum."""
+    exps = np.exp(logits - shift)
     return closed_form.divide(exps, closed_form.row_sum(exps, fmt), fmt)
+
+
+def _by_first(logits: Array, fmt: Format) -> Array:
+    return _shifted_by(logits[:, :1], logits, fmt)
 
 
 def _by_column(logits: Array, fmt: Format) -> Array:
-    exps = np.exp(logits - logits.max(axis=0, keepdims=True))
-    return closed_form.divide(exps, closed_form.row_sum(exps, fmt), fmt)
+    return _shifted_by(logits.max(axis=0, keepdims=True), logits, fmt)
 
 
 def _over_rows(logits: Array, fmt: Format) -> Array:
@@ -37,8 +41,7 @@ def _over_rows(logits: Array, fmt: Format) -> Array:
 
 
 def _by_batch(logits: Array, fmt: Format) -> Array:
-    exps = np.exp(logits - logits.max())
-    return closed_form.divide(exps, closed_form.row_sum(exps, fmt), fmt)
+    return _shifted_by(logits.max(), logits, fmt)
 
 
 def _twice(logits: Array, fmt: Format) -> Array:

@@ -67,8 +67,7 @@ def plan(
     size = estimates.scale * max(estimates.weight, float(np.abs(estimates.q).max()))
     inner = target_bits - step_log2 + depth + (math.ceil(math.log2(size * stencil.weight)) if size else 0)
     if math.isfinite(estimates.softcap):
-        reach = np.abs(estimates.z[np.isfinite(estimates.z)]).max()
-        inner += math.ceil(math.log2(max(1.0, float(reach))))
+        inner += math.ceil(math.log2(max(1.0, estimates.reach)))
     classes = estimates.row.classes
     guard = math.ceil(math.log2(classes * (math.log(classes) + 2))) + 4
     return Plan(

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NEEDS = ("matplotlib", "plot")
-_PROFILES = 8
-_CELLS = 4000
-_NAME = 40
-_TITLE = 80
+_PROFILES, _CELLS = 8, 4000
+"""How many profiles, or cells of a matrix, one file may hold."""
+_NAME, _TITLE = 40, 80
+"""Characters of a name, and of a title, past which its middle is left out."""
 _MARKS: dict[str, dict[str, Any]] = {
     "dot": {"marker": "o", "linestyle": "none", "markersize": 4},
     "square": {"marker": "s", "linestyle": "none", "markersize": 5},

@@ -15,6 +15,8 @@ from gradcheck.results import Report, Result, Unconfirmed, Verdict
 
 _PER_BYTE = 8
 """Bytes of memory for one of JSON."""
+_GROWN = 1.01
+"""How many times as large an error may be, and is still the same."""
 
 
 def read(path: str) -> dict[str, Any]:
@@ -43,7 +45,9 @@ def read(path: str) -> dict[str, Any]:
     if not isinstance(record, dict) or not isinstance(record.get("results"), list):
         raise InputError(f"{path}: is no report of gradcheck (it has no 'results')")
     if record.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(f"{path}: has schema version {record.get('schema_version')}; this gradcheck reads 1")
+        raise InputError(
+            f"{path}: has schema version {record.get('schema_version')}; this gradcheck reads {SCHEMA_VERSION}"
+        )
     for result in record["results"]:
         if not isinstance(result, dict) or not {"case", "candidate", "dtype", "verdict", "loss"} <= set(result):
             raise InputError(f"{path}: has a result without case, candidate, dtype, loss or verdict")
@@ -66,8 +70,8 @@ def known(record: dict[str, Any], result: Result) -> bool:
         if not isinstance(worst, dict) or not isinstance(before, dict):
             return False
         counts = all(_float(mine.get(key)) <= _float(saved.get(key)) for key in _COUNTS)
-        sizes = all(_float(mine.get(key)) <= _float(saved.get(key)) * 1.01 for key in _SIZES)
-        return counts and sizes and _float(worst.get("of_limit")) <= _float(before.get("of_limit")) * 1.01
+        sizes = all(_float(mine.get(key)) <= _float(saved.get(key)) * _GROWN for key in _SIZES)
+        return counts and sizes and _float(worst.get("of_limit")) <= _float(before.get("of_limit")) * _GROWN
     return False
 
 
@@ -99,7 +103,7 @@ def changes(before: Report, after: Report) -> Changes:
             continue
         saved = matching.pop(0)
         was, now = _rank(saved), _rank(result)
-        if was[0] == now[0] and (was[1] == now[1] or abs(now[1] - was[1]) <= 0.01 * min(was[1], now[1])):
+        if was[0] == now[0] and max(was[1], now[1]) <= _GROWN * min(was[1], now[1]):
             same += 1
             continue
         change = f"{where}: {saved.verdict.value}, now {result.verdict.value}"

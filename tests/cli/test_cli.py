@@ -12,13 +12,15 @@ import signal
 import subprocess
 import sys
 import time
+import typing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gradcheck import __version__, catalogue, files
+from gradcheck import __version__, catalogue, files, streaming
+from gradcheck.cli import _options
 from gradcheck.formats import FORMATS, named
 from tests.conftest import DATA, WHOLE, Program, arrays
 
@@ -560,3 +562,10 @@ def test_derive_passes_over_cases_of_another_loss(program: Program) -> None:
     assert ran.code == 0
     assert "left out, because their loss is not plain cross-entropy: weighted-sum" in ran.out
     assert program("derive", "--case", "weighted-*").code == 2
+
+
+def test_what_help_says_of_screening_is_what_python_gets() -> None:
+    # --help imports nothing that knows it, so that it stands there a second time
+    assert _options.Scale().certify == streaming.Screening().certify
+    (said,) = typing.get_type_hints(_options.Scale, include_extras=True)["screen"].__metadata__
+    assert f"past 2^{streaming.SCREENED_FROM.bit_length() - 1} components" in said.help

@@ -65,6 +65,7 @@ def test_the_nearest_file_counts(settings: Path, program: Program) -> None:
         ('result = "results.json"', "result would read files"),
         ('logits = "/run/secrets/token.csv"', "unknown option in [tool.gradcheck]"),
         ('paths = ["/"]', "unknown option in [tool.gradcheck]"),
+        ("wxyz = 1", "'wxyz'; 'gradcheck COMMAND --help' lists them"),
         ("jobs = 100000", "'--jobs'"),
         (f"top = {'9' * 5000}", "cannot be read as TOML"),
         (f"a{'.a' * 64} = 1", "line 2 has a key of more than 64 parts"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import pickle
@@ -11,13 +10,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 
 from gradcheck import files
 from gradcheck.exceptions import GradcheckError, InputError
-from gradcheck.formats import FORMATS, Format, named
+from gradcheck.formats import Format, named
 from tests.conftest import EVERY_FORMAT
 
 
@@ -59,14 +57,9 @@ def test_what_is_written_is_read_back(suffix: str, fmt: Format, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
-def test_a_format_of_one_byte_is_written_and_read_back(
-    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """NumPy knows its dtype as little as bfloat16: such a file holds the bits."""
-    row = dataclasses.replace(
-        named("float16"), name="float8_e5m2", precision=3, dtype=np.dtype(ml_dtypes.float8_e5m2), wider="float16"
-    )
-    monkeypatch.setitem(FORMATS, row.name, row)
+def test_a_format_of_one_byte_is_written_and_read_back(suffix: str, tmp_path: Path, one_byte: Format) -> None:
+    """Such a file holds the bits."""
+    row = one_byte
     logits = row.round_array(np.array([[1.0, -2.5, row.max], [-np.inf, row.smallest_subnormal, 0.1]]))
     path = tmp_path / f"x.{suffix}"
     files.save(path, logits, np.array([0, 1]))

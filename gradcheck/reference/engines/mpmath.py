@@ -311,7 +311,7 @@ def _direct_rounding_log2(estimates: Estimates, plan: Plan) -> Float64:
     of a softcap or of ζ lose in proportion to their own size."""
     e, row = estimates, estimates.row
     step = math.ldexp(1.0, plan.step_log2) * plan.stencil.reach / min(e.temperature, e.softcap)
-    reach = float(np.abs(e.z[np.isfinite(e.z)]).max()) if row.softcap is not None else 0.0
+    reach = e.reach if row.softcap is not None else 0.0
     magnified = e.weight * (4 + 3 * (e.log_sum + step) + 8 * reach)
     if e.zeta:
         magnified += 6 * abs(e.zeta) * (abs(e.largest + e.log_sum) + step) ** 2
