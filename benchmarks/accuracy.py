@@ -321,7 +321,7 @@ def by_hand(table: Table) -> str:
         ran = subprocess.run(["bc", "-lq"], input=program, capture_output=True, text=True, check=True)
         parts.append(
             f"`{candidate}` at `{case}` in {dtype}: {found.record['max_ulp']:.6g} ulp, by gradcheck. By bc:\n\n"
-            f"```text\n{program}```\n\nprints {ran.stdout.strip()}."
+            f"```bc\n{program}```\n\nprints {ran.stdout.strip()}."
         )
     return "\n\n".join(parts)
 

@@ -14,7 +14,9 @@ from tests.conftest import Program
 from tests.pages import ROOT, alike
 
 PAGE = (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8")
-BY_HAND = re.findall(r"`(\w+)` at `([\w-]+)` in (\w+): (\S+) ulp.*?```text\n(.*?)```\n\nprints (\S+)\.\n", PAGE, re.DOTALL)
+BY_HAND = re.findall(
+    r"`(\w+)` at `([\w-]+)` in (\w+): (\S+) ulp.*?```bc\n(.*?)```\n\nprints (\S+)\.\n", PAGE, re.DOTALL
+)
 
 
 def lines(page: str, name: str) -> list[list[str]]:
