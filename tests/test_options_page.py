@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gradcheck import files, report
+from gradcheck.formats import FORMATS
 from tests import options_page
 
 TEXT = options_page.PAGE.read_text(encoding="utf-8")
@@ -30,6 +32,25 @@ def test_every_command_and_every_option_is_there() -> None:
             begins = re.compile(rf"\| `\[?{re.escape(word)}[], `]")
             assert len([row for row in rows if begins.match(row)]) == 1, f"{name} {word}"
             assert one.help, f"{name} {word} says nothing of itself"
+
+
+@pytest.mark.parametrize(
+    ("begins", "names"),
+    [
+        ("| `--input-format NAME`", files.names()),
+        ("Check candidates on logits from a file: ", [f".{name}" for name in files.names()]),
+        ("| `--output, -o FILE` |  | Where to: ", [f".{name}" for name in files.names()]),
+        ("| `--exchange FORMAT`", files.exchanged()),
+        ("| `--format FORMAT`", report.names()),
+        ("| `--dtype DTYPE`", list(FORMATS)),
+    ],
+)
+def test_help_names_every_format(begins: str, names: list[str]) -> None:
+    """By hand, because `--help` imports nothing that knows them."""
+    lines = [line for line in options_page.generated().splitlines() if line.startswith(begins)]
+    assert lines
+    for line in lines:
+        assert [name for name in names if not re.search(rf"{re.escape(name)}\b", line)] == [], line
 
 
 def test_the_table_of_commands_names_them_all() -> None:
