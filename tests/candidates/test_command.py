@@ -204,3 +204,16 @@ def test_files_in_every_format(dtype: str, exchange: str, tmp_path: Path, progra
     ran = program(*words, *options, "--command", command)
     assert ran.code == 0, ran.out
     assert f"  {dtype}  " in ran.out
+
+
+def test_code_that_was_just_mended_is_not_what_is_cached_of_it(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's cache of a file's code goes by its size and the second of its change."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    own = tmp_path / "own.py"
+    for text, code in ((SOUND, 0), (SOUND.replace("-= 1", "-= 2"), 1)):
+        own.write_text(text)
+        os.utime(own, (10**9, 10**9))
+        assert program("check", "--case", "plain-3", "--candidate", f"{own}:f").code == code
+    assert list(tmp_path.iterdir()) == [own]
