@@ -63,7 +63,10 @@ def test_a_c_program(compiled: Path, program: Program) -> None:
     [
         (python("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"), "the program was killed by SIGSEGV"),
         (python("import time; time.sleep(60)"), "the program did not end within 1 s and was stopped"),
-        (python("import sys; print('out', flush=True); sys.exit('no kernel')"), "ended with exit code 1: out no kernel"),
+        (
+            python("import sys; print('out', flush=True); sys.exit('no kernel')"),
+            "ended with exit code 1: out no kernel",
+        ),
         (python("pass"), "ended without an error and wrote no gradient"),
         (
             python("import sys; d = open(sys.argv[1], 'rb').read(); open(sys.argv[3], 'wb').write(d[:-7])"),
