@@ -19,10 +19,10 @@ format:
 test:
 	pytest -n auto
 
-# the gate leaves these two out: they are large, and slow to start
+# the gate leaves these out: they are large, or slow to start
 frameworks:
-	pip install tensorflow-cpu keras
-	pytest -n auto -m "tensorflow or keras"
+	pip install tensorflow-cpu keras optax
+	pytest -n auto -m "tensorflow or keras or optax"
 
 # writes what the program prints into README.md and docs, and the options into docs/cli.md
 docs:
