@@ -99,10 +99,22 @@ p[true] = -p.sum(axis=1)  # not p[true] - 1
 class Found:
     """What one candidate made of one case in one format, as the JSON report says it."""
 
-    candidate: str
-    case: str
-    dtype: str
     record: Mapping[str, Any]
+
+    @property
+    def candidate(self) -> str:
+        """Its name."""
+        return str(self.record["candidate"])
+
+    @property
+    def case(self) -> str:
+        """The case's name."""
+        return str(self.record["case"])
+
+    @property
+    def dtype(self) -> str:
+        """The name of the format."""
+        return str(self.record["dtype"])
 
     @property
     def passes(self) -> bool:
@@ -137,11 +149,7 @@ class Table:
 
     def __init__(self, reports: Sequence[Mapping[str, Any]]) -> None:
         self.environments = [report["environment"] for report in reports]
-        self.found = [
-            Found(candidate=one["candidate"], case=one["case"], dtype=one["dtype"], record=one)
-            for report in reports
-            for one in report["results"]
-        ]
+        self.found = [Found(record=one) for report in reports for one in report["results"]]
         self.candidates = list(dict.fromkeys(one.candidate for one in self.found))
         self.dtypes = list(dict.fromkeys(one.dtype for one in self.found))
         cases = catalogue.cases()
@@ -212,18 +220,14 @@ def failures(table: Table) -> str:
             if not one.passes:
                 groups.setdefault(one.why, []).append(one)
         for why, group in sorted(groups.items()):
-            where: dict[str, list[str]] = {}
-            for one in group:
-                where.setdefault(one.case, []).append(one.dtype)
-            named_cases = list(where)
-            shown = ", ".join(f"`{name}`" for name in named_cases[:MOST])
-            more = f" and {len(named_cases) - MOST} more" if len(named_cases) > MOST else ""
-            formats = [dtype for dtype in table.dtypes if any(dtype in one for one in where.values())]
+            cases = list(dict.fromkeys(one.case for one in group))
+            more = f" and {len(cases) - MOST} more" if len(cases) > MOST else ""
+            formats = [dtype for dtype in table.dtypes if any(one.dtype == dtype for one in group)]
             rows.append(
                 (
                     f"`{candidate}`",
                     why,
-                    shown + more,
+                    _names(cases[:MOST]) + more,
                     ", ".join(formats) if len(formats) < len(table.dtypes) else "all",
                     worst(group),
                 )

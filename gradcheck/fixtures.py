@@ -492,7 +492,7 @@ _PARTS = ("expected_high", "expected_low", "expected_exponent")
 
 def _held(fmt: Format) -> np.dtype[Any]:
     """As which an archive holds a format's numbers: where NumPy has no name for it, as their bit patterns."""
-    return np.dtype(f"u{fmt.dtype.itemsize}") if fmt.nameless else fmt.dtype
+    return formats.bits(fmt.dtype) if fmt.nameless else fmt.dtype
 
 
 def _joined(high: float, low: float, exponent: int) -> Dyadic:

@@ -224,6 +224,11 @@ FORMATS: dict[str, Format] = {
 }
 
 
+def bits(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The whole numbers that a dtype's bit patterns are."""
+    return np.dtype(f"u{dtype.itemsize}")
+
+
 def named(name: str) -> Format:
     """The format called `name`.
 

@@ -619,7 +619,7 @@ def _distinct(logits: Array) -> tuple[Float64, Int64, Int64]:
         values, inverse, counts = np.unique(logits.astype(np.float64) + 0.0, return_inverse=True, return_counts=True)
         return values, inverse, counts
     # 16 bits have 65,536 patterns, 8 bits 256: to count them is quicker than to sort
-    unsigned = np.dtype(f"u{logits.itemsize}")
+    unsigned = formats.bits(logits.dtype)
     bits = logits.view(unsigned)
     found = np.bincount(bits, minlength=2 ** (8 * logits.itemsize))
     patterns = np.flatnonzero(found != 0)

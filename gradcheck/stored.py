@@ -391,7 +391,7 @@ def meant_by(dtype: np.dtype[Any]) -> list[Format]:
 
 def bits(raw: Array) -> Array:
     """Bit patterns as whole numbers."""
-    unsigned = np.dtype(f"u{raw.dtype.itemsize}")
+    unsigned = formats.bits(raw.dtype)
     return raw.view(unsigned) if raw.dtype.kind == "V" else raw.astype(unsigned)
 
 

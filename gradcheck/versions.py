@@ -45,16 +45,15 @@ def environment(packages: tuple[str, ...] = ()) -> Mapping[str, str]:
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
     }
-    for module in (*MODULES.values(), *packages):
-        if module != "gradcheck" and importlib.util.find_spec(module) is not None:
-            found[module] = _installed(module)
+    for name, module in {**MODULES, **{package: package for package in packages}}.items():
+        if name != "gradcheck" and importlib.util.find_spec(module) is not None:
+            found[module] = _installed(name, module)
     return found
 
 
-def _installed(module: str) -> str:
-    names = [name for name, imported in MODULES.items() if imported == module] or [module]
+def _installed(name: str, module: str) -> str:
     try:
-        return importlib.metadata.version(names[0])
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         # tensorflow comes under several names; to look them all up takes a while
         names = importlib.metadata.packages_distributions().get(module, [])

@@ -14,7 +14,8 @@ from gradcheck.exceptions import CrashedError, NotApplicableError, UsageError
 
 Loss = Callable[[Any, Any, Question], Any]
 """Logits, labels and what is asked → the loss that is asked for, a number; tensors of the framework's."""
-
+Rows = Callable[[Any, Any, Mapping[str, Any]], Any]
+"""Logits, labels and options → the cross-entropy of each row, (N,)."""
 
 COMPOSED = ("ignore_index", "mask", "softcap", "temperature", "upstream", "z_loss")
 """The loss options that are composed around a framework's own loss."""
@@ -100,9 +101,15 @@ def refuse_rules(name: str, options: Mapping[str, Any], own: Mapping[str, tuple[
             raise NotApplicableError(f"{name} does not know {option}={value}")
 
 
-def transformed(logits: Any, labels: Any, asked: Question, operations: Operations) -> tuple[Any, Any]:
-    """Logits and labels as a cross-entropy without softcap, temperature and mask must get them."""
+def transformed(name: str, logits: Any, labels: Any, asked: Question, operations: Operations) -> tuple[Any, Any]:
+    """Logits and labels as a cross-entropy without softcap, temperature and mask must get them.
+
+    Raises:
+        NotApplicableError: where it would smooth over what a mask takes out.
+    """
     options, z = asked.options, logits
+    if "mask" in options and "label_smoothing" in options:
+        raise NotApplicableError(f"{name} smooths over masked classes, too")
     if "softcap" in options:
         z = options["softcap"] * operations.tanh(z / options["softcap"])
         z = operations.where(logits == -math.inf, -math.inf, z)
@@ -115,14 +122,26 @@ def transformed(logits: Any, labels: Any, asked: Question, operations: Operation
     return z, labels
 
 
-def composed(
-    name: str, rows: Callable[[Any, Any, Mapping[str, Any]], Any], operations: Operations, *, own: Iterable[str] = ()
-) -> Loss:
+def named(
+    package: str, own: str, target: str | None, rows: Rows, operations: Operations, *, takes: Iterable[str] = ()
+) -> tuple[str, Loss]:
+    """A loss with its name: a framework's own, or the user's where one is named.
+
+    Args:
+        own: the name of the framework's; rows, takes: see `composed`.
+    """
+    if target is None:
+        return own, composed(own, rows, operations, takes=takes)
+    name = f"{package}:{target}"
+    return name, of_users(name, target, operations.total)
+
+
+def composed(name: str, rows: Rows, operations: Operations, *, takes: Iterable[str] = ()) -> Loss:
     """A framework's own cross-entropy of each row, and all that `--loss` can ask for around it.
 
     Args:
         rows: transformed logits, labels and the options → (N,); no label is ignored.
-        own: options that it takes itself, beside those that are composed.
+        takes: options that it takes itself, beside those that are composed.
     """
     rules = {
         "reduction": ("none", "sum", "mean", "mean:rows", "mean:count"),
@@ -131,11 +150,9 @@ def composed(
 
     def loss(logits: Any, labels: Any, asked: Question) -> Any:
         options = asked.options
-        refuse_others(name, asked, (*COMPOSED, *own))
+        refuse_others(name, asked, (*COMPOSED, *takes))
         refuse_rules(name, options, rules)
-        if "mask" in options and "label_smoothing" in options:
-            raise NotApplicableError(f"{name} smooths over masked classes, too")
-        z, labels = transformed(logits, labels, asked, operations)
+        z, labels = transformed(name, logits, labels, asked, operations)
         kept = None
         if "ignore_index" in options and asked.labels.ndim == 1:
             kept = labels != options["ignore_index"]

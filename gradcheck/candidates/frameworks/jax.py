@@ -24,12 +24,7 @@ OPERATIONS = _losses.Operations(
 
 def implementation(target: str | None, device: str | None) -> Callable[..., dict[str, Any]]:
     """What a child process answers with."""
-    name = "jax.nn.log_softmax" if target is None else f"jax:{target}"
-    loss = (
-        _losses.composed(name, _rows, OPERATIONS)
-        if target is None
-        else _losses.of_users(name, target, OPERATIONS.total)
-    )
+    name, loss = _losses.named("jax", "jax.nn.log_softmax", target, _rows, OPERATIONS)
     return answering(name, loss, device)
 
 

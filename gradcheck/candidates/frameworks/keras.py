@@ -28,11 +28,8 @@ OPERATIONS = _losses.Operations(
 
 def implementation(target: str | None, device: str | None) -> Callable[..., dict[str, Any]]:
     """What a child process answers with."""
-    name = "keras's categorical_crossentropy" if target is None else f"keras:{target}"
-    loss = (
-        _losses.composed(name, _rows, OPERATIONS, own=["label_smoothing"])
-        if target is None
-        else _losses.of_users(name, target, OPERATIONS.total)
+    name, loss = _losses.named(
+        "keras", "keras's categorical_crossentropy", target, _rows, OPERATIONS, takes=["label_smoothing"]
     )
     backend = keras.config.backend()
     if backend not in plugins.names(frameworks):

@@ -26,11 +26,8 @@ OPERATIONS = _losses.Operations(
 
 def implementation(target: str | None, device: str | None) -> Callable[..., dict[str, Any]]:
     """What a child process answers with."""
-    name = "tensorflow's softmax_cross_entropy_with_logits" if target is None else f"tensorflow:{target}"
-    loss = (
-        _losses.composed(name, _rows, OPERATIONS)
-        if target is None
-        else _losses.of_users(name, target, OPERATIONS.total)
+    name, loss = _losses.named(
+        "tensorflow", "tensorflow's softmax_cross_entropy_with_logits", target, _rows, OPERATIONS
     )
     return answering(name, loss, device)
 

@@ -16,7 +16,7 @@ import torch
 from gradcheck import formats, functions
 from gradcheck.candidates._answers import Answer, Question, as_answer, changed
 from gradcheck.candidates.frameworks import _losses
-from gradcheck.exceptions import CrashedError, NotApplicableError, UsageError
+from gradcheck.exceptions import CrashedError, UsageError
 from gradcheck.formats import Array
 
 _OWN = "torch's cross_entropy"
@@ -65,9 +65,7 @@ def _own(logits: torch.Tensor, labels: torch.Tensor, asked: Question) -> torch.T
     own = {"reduction": ("none", "sum", "mean", "mean:rows" if labels.ndim == 2 else "mean:weights"), "empty": ("nan",)}
     _losses.refuse_others(_OWN, asked, (*_losses.COMPOSED, *_GIVEN))
     _losses.refuse_rules(_OWN, options, own)
-    if "mask" in options and "label_smoothing" in options:
-        raise NotApplicableError(f"{_OWN} smooths over masked classes, too")
-    z, labels = _losses.transformed(logits, labels, asked, OPERATIONS)
+    z, labels = _losses.transformed(_OWN, logits, labels, asked, OPERATIONS)
     keywords: dict[str, Any] = {name: options[name] for name in _GIVEN if name in options}
     reduction = options.get("reduction", "none").partition(":")[0]
     by_row = "z_loss" in options or not isinstance(options.get("upstream", 1.0), int | float)
