@@ -22,6 +22,8 @@ from gradcheck.problem import Problem
 
 LARGE = "large"
 """The tag of cases that only those run who ask for them."""
+HARD, SOFT = "hard", "soft"
+"""The tags of cases whose labels are class numbers, (N,), and of those whose labels are (N, k)."""
 
 Logits = Float64 | Sequence[Sequence[float]]
 Labels = Array | Sequence[int] | Sequence[Sequence[float]]
@@ -35,7 +37,7 @@ class Case:
         reason: what it is for, in one sentence.
         make: logits (N, k) and labels, hard (N,) or soft (N, k), for a format; None where the format has no such case.
         loss: loss options as KEY=VALUE.
-        tags: what it can be selected by, the phenomenon first.
+        tags: what it can be selected by, the phenomenon first, HARD or SOFT among them.
         sources: the threads that it comes from, as OWNER/REPOSITORY#NUMBER.
     """
 
@@ -84,7 +86,8 @@ def cases() -> dict[str, Case]:
     for name in plugins.names(here):
         for case in plugins.load(here, "phenomenon", name).CASES:
             assert case.name not in found, case.name
-            found[case.name] = dataclasses.replace(case, tags=(name, *case.tags))
+            own = (name, *case.tags)
+            found[case.name] = dataclasses.replace(case, tags=own if SOFT in own else (*own, HARD))
     return found
 
 

@@ -8,11 +8,11 @@ alone, and a gradient from above multiplies what the mean has divided.
 
 from __future__ import annotations
 
-from gradcheck.catalogue import Case, fixed
+from gradcheck.catalogue import SOFT, Case, fixed
 
 _ROWS = [[1.0, 2.0, 3.0], [0.5, 0.0, -0.5], [3.0, -1.0, 0.0], [0.25, 0.5, 1.0]]
 _HARD = [2, 0, 1, 1]
-_SOFT = [[0.5, 0.25, 0.25], [0.125, 0.125, 0.75], [0.0, 1.0, 0.0], [0.25, 0.5, 0.25]]
+_SPREAD = [[0.5, 0.25, 0.25], [0.125, 0.125, 0.75], [0.0, 1.0, 0.0], [0.25, 0.5, 0.25]]
 _WEIGHT = "weight=0.25,1,4"
 
 CASES = (
@@ -25,14 +25,16 @@ CASES = (
     Case(
         name="combined-weight-soft",
         reason="Class weights on soft labels: W is the weighted sum of a row's labels.",
-        make=fixed(_ROWS, _SOFT),
+        make=fixed(_ROWS, _SPREAD),
         loss=(_WEIGHT,),
+        tags=(SOFT,),
     ),
     Case(
         name="combined-smoothing-soft",
         reason="Smoothing of soft labels, over a mean.",
-        make=fixed(_ROWS, _SOFT),
+        make=fixed(_ROWS, _SPREAD),
         loss=("label_smoothing=0.2", "reduction=mean"),
+        tags=(SOFT,),
     ),
     Case(
         name="combined-smoothing-z-loss",

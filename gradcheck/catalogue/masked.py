@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from gradcheck.catalogue import Case, fixed
+from gradcheck.catalogue import SOFT, Case, fixed
 
 _MASK = -math.inf
 
@@ -37,6 +37,7 @@ CASES = (
         name="masked-soft-label-0",
         reason="A masked class with soft label 0: 0 times -inf is NaN in a careless loss.",
         make=fixed([[_MASK, 0.0, 1.0]], [[0.0, 0.25, 0.75]]),
+        tags=(SOFT,),
         sources=("google-deepmind/optax#896",),
     ),
     Case(

@@ -8,7 +8,7 @@ direction and the wrong length.
 
 from __future__ import annotations
 
-from gradcheck.catalogue import Case, fixed
+from gradcheck.catalogue import SOFT, Case, fixed
 
 CASES = (
     Case(
@@ -22,5 +22,6 @@ CASES = (
         reason="Logits over 4, as in distillation.",
         make=fixed([[8.0, -2.0, 1.0], [0.5, 0.0, -3.0]], [[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]]),
         loss=("temperature=4",),
+        tags=(SOFT,),
     ),
 )

@@ -83,7 +83,9 @@ class Selection:
     ] = None
     tag: Annotated[
         list[str] | None,
-        typer.Option(help="Cases by tag, such as masked or large; repeatable. Default: all but large.", metavar="TAG"),
+        typer.Option(
+            help="Cases by tag, such as masked, hard or large; repeatable. Default: all but large.", metavar="TAG"
+        ),
     ] = None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gradcheck import catalogue, plugins, reference
-from gradcheck.catalogue import LARGE, Case
+from gradcheck.catalogue import HARD, LARGE, SOFT, Case
 from gradcheck.exceptions import UnknownNameError, UsageError
 from gradcheck.formats import Format, named
 from gradcheck.problem import RowStatus
@@ -93,6 +93,14 @@ def test_a_large_case_must_be_asked_for() -> None:
     assert [case.name for case in catalogue.select(["vocabulary-32000"])] == ["vocabulary-32000"]
     assert {case.name for case in catalogue.select((), ["vocabulary"])} == large
     assert LARGE not in {tag for case in catalogue.select((), ["vocabulary", "plain"]) for tag in case.tags}
+
+
+def test_a_case_is_tagged_by_what_its_labels_are() -> None:
+    made = {case: problem.labels.ndim for case in CATALOGUE for problem in [case.problem(named("float64"))] if problem}
+    assert len(made) == len(CATALOGUE)
+    for case, dimensions in made.items():
+        assert [tag for tag in case.tags if tag in (HARD, SOFT)] == [SOFT if dimensions == 2 else HARD], case.name
+    assert not {LARGE, SOFT} & {tag for case in catalogue.select((), [HARD]) for tag in case.tags}
 
 
 def test_tags() -> None:

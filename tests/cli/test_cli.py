@@ -74,6 +74,35 @@ def test_stability_names_the_offsets_that_logsumexp_fails(program: Program) -> N
     assert {"offset-plus-1e7", "offset-minus-1e7", "offset-mixed-rows"} <= failed
 
 
+HARD_ONLY = """
+import numpy as np
+
+
+def gradient(logits, labels):
+    assert labels.ndim == 1
+    top = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return top / top.sum(axis=1, keepdims=True) - np.eye(logits.shape[1], dtype=logits.dtype)[labels]
+
+
+def never(logits, labels):
+    raise ValueError("no")
+"""
+
+
+def test_stability_says_how_to_leave_soft_labels_out(program: Program, tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text(HARD_ONLY)
+    cases = ["stability", "--case", "soft-*", "--case", "masked-some", "--case", "plain-3", "--dtype", "float32"]
+    ran = program(*cases, "--candidate", f"{code}:gradient", "--candidate", f"{code}:never")
+    assert ran.code == 2
+    assert [line for line in ran.out.splitlines() if line.startswith("note:")] == [
+        f"note: {code}:gradient crashed on soft labels alone, (N, k): "
+        "--tag hard chooses the cases with class numbers, (N,)"
+    ]
+    ran = program(*cases, "--candidate", f"{code}:gradient", "--tag", "hard")
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, "2 results: 2 passed")
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in DATA.glob("*.npz")))
 def test_real_logits_pass(name: str, program: Program) -> None:
     dtype = ["--dtype", "bfloat16"] if name.endswith("bf16") else []
