@@ -527,7 +527,7 @@ def test_a_run_of_a_single_part_leaves_nothing(folder: Path, program: Program) -
 def test_a_run_that_cannot_write_its_report_can_go_on(
     folder: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise InputError("out.txt: cannot be written (No space left on device)")
 
     words = ["check", "in.npz", "--rows", ":12", "--engine", "flint", "--output", "out.txt", "--checkpoint", "c"]

@@ -12,6 +12,7 @@ import pytest
 
 from gradcheck import files, report
 from gradcheck.formats import FORMATS
+from gradcheck.report import _derivation, _sweep
 from tests import options_page
 
 TEXT = options_page.PAGE.read_text(encoding="utf-8")
@@ -41,14 +42,16 @@ def test_every_command_and_every_option_is_there() -> None:
         ("Check candidates on logits from a file: ", [f".{name}" for name in files.names()]),
         ("| `--output, -o FILE` |  | Where to: ", [f".{name}" for name in files.names()]),
         ("| `--exchange FORMAT`", files.exchanged()),
-        ("| `--format FORMAT`", report.names()),
+        ("| `--format FORMAT` |  | table, concise, markdown, csv, json, jsonl", report.names()),
+        ("| `--format FORMAT` |  | table, concise, markdown, csv, json, html", _sweep.NAMES),
+        ("| `--show STEP` |", _derivation.NAMES),
         ("| `--dtype DTYPE`", list(FORMATS)),
     ],
 )
 def test_help_names_every_format(begins: str, names: list[str]) -> None:
     """By hand, because `--help` imports nothing that knows them."""
     lines = [line for line in options_page.generated().splitlines() if line.startswith(begins)]
-    assert lines
+    assert lines, begins
     for line in lines:
         assert [name for name in names if not re.search(rf"{re.escape(name)}\b", line)] == [], line
 

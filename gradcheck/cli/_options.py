@@ -19,7 +19,7 @@ from gradcheck.functions import TIMEOUT
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_JUDGED, _REFERENCE, _REPORT = "What is judged, and how", "Reference", "Report"
+_JUDGED, _REFERENCE, REPORT = "What is judged, and how", "Reference", "Report"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +41,11 @@ class Source:
         str | None,
         typer.Option(help="A file, a class number, argmax or argmin. Default: 'labels' in the file.", metavar="WHAT"),
     ] = None
-    gradient: Annotated[
-        str | None, typer.Option(help="A gradient that another program wrote, to be checked.", metavar="FILE")
-    ] = None
     dtype: Annotated[
         str | None,
-        typer.Option(help="float16, bfloat16, float32 or float64; casts the logits. Default: the file's own."),
+        typer.Option(
+            help="float16, bfloat16, float32 or float64; casts the logits. Default: the file's own.", metavar="DTYPE"
+        ),
     ] = None
     loss: Annotated[
         list[str] | None,
@@ -68,9 +67,27 @@ class Source:
         typer.Option(help="A part of the rows as A:B; with --generate how many to draw.", metavar="A:B"),
     ] = None
     sample: Annotated[int | None, typer.Option(help="Check N rows drawn at random.", metavar="N", min=1)] = None
-    classes: Annotated[int | None, typer.Option(help="Classes to draw with --generate. Default: 10.")] = None
-    scale: Annotated[float | None, typer.Option(help="Scale of the logits with --generate. Default: 1.")] = None
-    seed: Annotated[int | None, typer.Option(help="Seed of --generate and --sample. Default: 0.", min=0)] = None
+    classes: Annotated[int | None, typer.Option(help="Classes to draw with --generate. Default: 10.", metavar="N")] = (
+        None
+    )
+    scale: Annotated[
+        float | None, typer.Option(help="Scale of the logits with --generate. Default: 1.", metavar="X")
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of --generate and --sample. Default: 0.", metavar="N", min=0)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered(Source):
+    """Where logits, labels and a gradient come from."""
+
+    gradient: Annotated[
+        str | None,
+        typer.Option(
+            help="A gradient that another program wrote, to be checked.", rich_help_panel=_JUDGED, metavar="FILE"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +224,8 @@ class Judging(Rule):
         ),
     ] = None
     order: Annotated[
-        int, typer.Option(help="Order of the central difference: 2, 4, 6 or 8.", rich_help_panel=_REFERENCE)
+        int,
+        typer.Option(help="Order of the central difference: 2, 4, 6 or 8.", metavar="N", rich_help_panel=_REFERENCE),
     ] = 2
     method: Annotated[
         str,
@@ -256,51 +274,53 @@ class Scale:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reporting:
-    """Where results go, and in which shape."""
+class Writing:
+    """Where what is found goes, and in which shape."""
 
     format: Annotated[
         str | None,
         typer.Option(
             help="table, concise, markdown, csv, json, jsonl, junit, github, html, svg or png. Default: table on a "
             "terminal, else concise.",
-            rich_help_panel=_REPORT,
+            rich_help_panel=REPORT,
             metavar="FORMAT",
         ),
     ] = None
     output: Annotated[
-        str | None, typer.Option(help="Write the report to a file.", rich_help_panel=_REPORT, metavar="FILE")
+        str | None, typer.Option(help="Write the report to a file.", rich_help_panel=REPORT, metavar="FILE")
     ] = None
     report: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Another report, as FORMAT=FILE; repeatable.", rich_help_panel=_REPORT, metavar="FORMAT=FILE"
-        ),
+        typer.Option(help="Another report, as FORMAT=FILE; repeatable.", rich_help_panel=REPORT, metavar="FORMAT=FILE"),
     ] = None
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing on standard output.", rich_help_panel=REPORT)
+    ] = False
+    color: Annotated[str, typer.Option(help="auto, always or never.", rich_help_panel=REPORT, metavar="WHEN")] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reporting(Writing):
+    """What becomes of results that have a verdict."""
+
     baseline: Annotated[
         str | None,
         typer.Option(
             help="A saved JSON report: fail only on what is worse than there.",
-            rich_help_panel=_REPORT,
+            rich_help_panel=REPORT,
             metavar="RESULTS.json",
         ),
     ] = None
     exit_zero: Annotated[
-        bool, typer.Option("--exit-zero", help="Exit 0 whatever the verdicts.", rich_help_panel=_REPORT)
-    ] = False
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Nothing on standard output.", rich_help_panel=_REPORT)
+        bool, typer.Option("--exit-zero", help="Exit 0 whatever the verdicts.", rich_help_panel=REPORT)
     ] = False
     verbose: Annotated[
         bool,
         typer.Option(
-            "--verbose", "-v", help="Explain passing results too, with a histogram of errors.", rich_help_panel=_REPORT
+            "--verbose", "-v", help="Explain passing results too, with a histogram of errors.", rich_help_panel=REPORT
         ),
     ] = False
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress bar.", rich_help_panel=_REPORT)] = (
-        False
-    )
-    color: Annotated[str, typer.Option(help="auto, always or never.", rich_help_panel=_REPORT, metavar="WHEN")] = "auto"
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress bar.", rich_help_panel=REPORT)] = False
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:

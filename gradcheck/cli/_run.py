@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from gradcheck import __version__, exits, versions, writing
-from gradcheck.cli._options import Reporting
+from gradcheck.cli._options import Reporting, Writing
 from gradcheck.exceptions import InputError, UnknownNameError, UsageError, visible
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def finish(
     said = (*notes, "interrupted before the end") if interrupted else tuple(notes)
     made_with = versions.environment(candidates.packages())
     report = Report(version=__version__, environment=made_with, settings=settings, results=tuple(done), notes=said)
-    write(lambda name, style: rendering.render(name, report, style), reporting, ways)
+    write(lambda name, style: rendering.render(name, report, style), reporting, ways, verbose=reporting.verbose)
     if interrupted:
         raise typer.Exit(exits.INTERRUPTED)
     finished()
@@ -101,7 +101,7 @@ def _against(baseline: str | None) -> Callable[[Result], Result]:
     return compared
 
 
-def targets(reporting: Reporting, known: Sequence[str]) -> list[tuple[str, str]]:
+def targets(where: Writing, known: Sequence[str]) -> list[tuple[str, str]]:
     """Every report that goes to a file, as (format, file), found possible before anything is computed.
 
     Raises:
@@ -109,17 +109,17 @@ def targets(reporting: Reporting, known: Sequence[str]) -> list[tuple[str, str]]
     """
     from gradcheck import report as reports
 
-    if reporting.color not in ("auto", "always", "never"):
-        raise UnknownNameError("colour", reporting.color, ("auto", "always", "never"))
+    if where.color not in ("auto", "always", "never"):
+        raise UnknownNameError("colour", where.color, ("auto", "always", "never"))
     found = []
-    for text in reporting.report or []:
+    for text in where.report or []:
         name, equals, path = text.partition("=")
         if not equals:
             raise UsageError(f"--report should read FORMAT=FILE, not '{text}'")
         found.append((name, path))
-    if reporting.output is not None:
-        found.append((reporting.format or "concise", reporting.output))
-    for name in [name for name, _ in found] + ([reporting.format] if reporting.format else []):
+    if where.output is not None:
+        found.append((where.format or "concise", where.output))
+    for name in [name for name, _ in found] + ([where.format] if where.format else []):
         if name not in known:
             raise UnknownNameError("report format", name, known)
         if name in reports.names():
@@ -135,17 +135,23 @@ def targets(reporting: Reporting, known: Sequence[str]) -> list[tuple[str, str]]
     return found
 
 
-def write(render: Callable[[str, Style], str | bytes], reporting: Reporting, ways: list[tuple[str, str]]) -> None:
+def write(
+    render: Callable[[str, Style], str | bytes],
+    where: Writing,
+    ways: list[tuple[str, str]],
+    *,
+    verbose: bool = False,
+) -> None:
     """Renders to standard output, unless the report goes to a file, and to every file."""
     from gradcheck.report import Style
 
-    if reporting.output is None and not reporting.quiet:
+    if where.output is None and not where.quiet:
         terminal = sys.stdout.isatty()
-        name = reporting.format or ("table" if terminal else "concise")
+        name = where.format or ("table" if terminal else "concise")
         style = Style(
             width=_width() if terminal or name == "table" else None,
-            color=_colored(reporting.color, terminal),
-            verbose=reporting.verbose,
+            color=_colored(where.color, terminal),
+            verbose=verbose,
         )
         shown = render(name, style)
         if isinstance(shown, str):
@@ -157,7 +163,7 @@ def write(render: Callable[[str, Style], str | bytes], reporting: Reporting, way
         sys.stdout.flush()
         _summarize(name, render)
     for name, path in ways:
-        shown = render(name, Style(verbose=reporting.verbose))
+        shown = render(name, Style(verbose=verbose))
         writing.replace(path, shown.encode(errors="backslashreplace") if isinstance(shown, str) else shown)
 
 

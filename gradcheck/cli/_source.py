@@ -20,7 +20,12 @@ from gradcheck.stored import Rows, blocks
 
 
 def load(
-    logits: str | None, source: Source, gradient_dtype: str | None, *, seeded: bool = False
+    logits: str | None,
+    source: Source,
+    gradient_dtype: str | None = None,
+    gradient_file: str | None = None,
+    *,
+    seeded: bool = False,
 ) -> tuple[str, Batch, list[Candidate], list[str]]:
     """Its name, logits and labels with their loss, the gradients that came with them, and notes on all of it.
 
@@ -87,9 +92,9 @@ def load(
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     gradients = [] if gradient is None else [candidates.given("gradient in the file", gradient)]
-    if source.gradient is not None:
-        found = files.load_gradient(source.gradient, layout, gradient_dtype, fmt)
-        gradients.append(candidates.given(source.gradient, found))
+    if gradient_file is not None:
+        found = files.load_gradient(gradient_file, layout, gradient_dtype, fmt)
+        gradients.append(candidates.given(gradient_file, found))
     rows = _chosen(source, batch.rows)
     if rows is not None:
         batch = batch.take(rows)
@@ -107,7 +112,7 @@ def load_each(logits: str | None, source: Source, *, seeded: bool = False) -> It
     left = [case.name for case, one in zip(selected, one_by_one, strict=False) if one not in held]
     said = [f"left out, because their logits do not fit into the format: {', '.join(left)}"] if left else []
     for one in held:
-        name, batch, _, notes = load(logits, one, None, seeded=seeded)
+        name, batch, _, notes = load(logits, one, seeded=seeded)
         notes, said = [*said, *notes], []
         with naming(name):
             problem = batch.problem(batch.numbers(slice(None)))

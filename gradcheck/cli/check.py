@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 @_options.expanded
 def command(
-    logits: Annotated[str | None, typer.Argument(help="A file of logits, or - for standard input.")] = None,
+    logits: Annotated[
+        str | None, typer.Argument(help="A file of logits, or - for standard input.", metavar="LOGITS")
+    ] = None,
     *,
-    source: _options.Source,
+    source: _options.Answered,
     judging: _options.Judging,
     scale: _options.Scale,
     reporting: _options.Reporting,
@@ -30,7 +32,7 @@ def command(
 
     how, chosen = how_of(judging), candidates_of(judging)
     screening = streaming.Screening(wanted=scale.screen, certify=scale.certify, seed=source.seed or 0)
-    name, batch, gradients, notes = _source.load(logits, source, judging.gradient_dtype)
+    name, batch, gradients, notes = _source.load(logits, source, judging.gradient_dtype, source.gradient)
     chosen += gradients or ([] if chosen else [candidates.load(candidates.DEFAULT)])
 
     def results() -> Iterator[Result]:
@@ -48,7 +50,7 @@ def command(
 
 
 def _again(
-    logits: str | None, source: _options.Source, judging: _options.Judging, scale: _options.Scale, candidate: str
+    logits: str | None, source: _options.Answered, judging: _options.Judging, scale: _options.Scale, candidate: str
 ) -> str:
     if logits == "-":
         return ""  # standard input is not there again

@@ -54,8 +54,13 @@ class Pieces:
 
 @_options.expanded
 def command(
-    logits: Annotated[str | None, typer.Argument(help="A file of logits, or - for standard input.")] = None,
-    show: Annotated[str | None, typer.Option(help="Show one step at length.", metavar="STEP")] = None,
+    logits: Annotated[
+        str | None, typer.Argument(help="A file of logits, or - for standard input.", metavar="LOGITS")
+    ] = None,
+    show: Annotated[
+        str | None,
+        typer.Option(help="Show one step at length: as table, concise, markdown, csv or json.", metavar="STEP"),
+    ] = None,
     *,
     source: _options.Source,
     pieces: Pieces,
@@ -67,8 +72,6 @@ def command(
     from gradcheck.cli import _judge, _source
     from gradcheck.report import _derivation
 
-    if source.gradient:
-        raise UsageError("--gradient goes with 'gradcheck check'; derive takes --fused FUNCTION")
     if show is not None and show not in derivation.NAMES:
         raise UnknownNameError("step", show, derivation.NAMES)
     given = {name.replace("_", "-"): spec for name, spec in dataclasses.asdict(pieces).items() if spec is not None}

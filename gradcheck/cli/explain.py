@@ -23,7 +23,10 @@ _EXIT_CODES = {
 
 def command(
     name: Annotated[
-        str | None, typer.Argument(help="A case, candidate, mistake, loss option, tolerance, format, step or topic.")
+        str | None,
+        typer.Argument(
+            help="A case, candidate, mistake, loss option, tolerance, format, step or topic.", metavar="NAME"
+        ),
     ] = None,
 ) -> None:
     """List, or explain, cases, candidates, mistakes, loss options, tolerances, formats, steps and exit codes."""

@@ -25,7 +25,9 @@ _Paths = Annotated[list[str], typer.Argument(help="Files *.gradcheck.toml, or fo
 @app.command()
 @_options.expanded
 def record(
-    logits: Annotated[str | None, typer.Argument(help="A file of logits, or - for standard input.")] = None,
+    logits: Annotated[
+        str | None, typer.Argument(help="A file of logits, or - for standard input.", metavar="LOGITS")
+    ] = None,
     output: Annotated[
         str, typer.Option("--output", "-o", help="The fixture file, NAME.gradcheck.toml.", metavar="FILE")
     ] = "",
@@ -38,7 +40,9 @@ def record(
     append: Annotated[bool, typer.Option("--append", help="Add to a file that is there.")] = False,
     tolerance: Annotated[
         str | None,
-        typer.Option(help="What the fixture's candidates must meet. Default: stable, or that of the result."),
+        typer.Option(
+            help="What the fixture's candidates must meet. Default: stable, or that of the result.", metavar="RULE"
+        ),
     ] = None,
     candidate: Annotated[
         list[str] | None, typer.Option(help="Built-in candidates to check; repeatable.", metavar="NAME")
@@ -78,7 +82,9 @@ def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Derive the frozen values again, too.")] = False,
     candidate: Annotated[
         list[str] | None,
-        typer.Option(help="In place of the fixtures' own: a built-in, MODULE:FUNCTION or PATH.py:FUNCTION."),
+        typer.Option(
+            help="In place of the fixtures' own: a built-in, MODULE:FUNCTION or PATH.py:FUNCTION.", metavar="NAME"
+        ),
     ] = None,
     tolerance: Annotated[str | None, typer.Option(help="In place of the fixtures' own.", metavar="RULE")] = None,
     *,
@@ -197,7 +203,7 @@ def _worst_row(report: dict[str, Any], result: dict[str, Any]) -> Recorded:
         dtype=result["dtype"],
         loss=[f"{key}={value}" for key, value in result["loss"].items()] or None,
     )
-    _, batch, _, _ = _source.load(None if in_catalogue or source.generate else case, source, None)
+    _, batch, _, _ = _source.load(None if in_catalogue or source.generate else case, source)
     if not 0 <= row < batch.rows:
         raise ValueError(f"there is no row {row}")
     one = batch.problem(np.array([row])).alone(np.array([0]))

@@ -10,16 +10,20 @@ from gradcheck.exceptions import UnknownNameError, UsageError
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="A case of the catalogue, or normal, uniform, heavy-tailed.")],
+    name: Annotated[
+        str, typer.Argument(help="A case of the catalogue, or normal, uniform, heavy-tailed.", metavar="NAME")
+    ],
     output: Annotated[
         str,
         typer.Option("--output", "-o", help="Where to: .npy .npz .csv .tsv .json .jsonl .safetensors.", metavar="FILE"),
     ],
-    rows: Annotated[int | None, typer.Option(help="Rows of a distribution. Default: 4.")] = None,
-    classes: Annotated[int | None, typer.Option(help="Classes of a distribution. Default: 10.")] = None,
-    scale: Annotated[float | None, typer.Option(help="Scale of a distribution's logits. Default: 1.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of a distribution. Default: 0.", min=0)] = None,
-    dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32 or float64.")] = "float32",
+    rows: Annotated[int | None, typer.Option(help="Rows of a distribution. Default: 4.", metavar="N")] = None,
+    classes: Annotated[int | None, typer.Option(help="Classes of a distribution. Default: 10.", metavar="N")] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Scale of a distribution's logits. Default: 1.", metavar="X")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of a distribution. Default: 0.", metavar="N", min=0)] = None,
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32 or float64.", metavar="DTYPE")] = "float32",
 ) -> None:
     """Write logits and labels of a catalogue case or a distribution to a file."""
     from pathlib import Path

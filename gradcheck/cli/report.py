@@ -13,7 +13,9 @@ from gradcheck.exceptions import InputError
 
 @_options.expanded
 def command(
-    results: Annotated[str, typer.Argument(help="A report that was saved with --report json=FILE.")],
+    results: Annotated[
+        str, typer.Argument(help="A report that was saved with --report json=FILE.", metavar="RESULTS.json")
+    ],
     tolerance: Annotated[
         str | None,
         typer.Option(help="Judge again: stable, ulp:N, rel:X, abs:X or norm:X. Default: as saved.", metavar="RULE"),

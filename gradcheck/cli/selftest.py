@@ -22,7 +22,7 @@ def command(
     ] = None,
     dtype: Annotated[
         list[str] | None,
-        typer.Option(help="float16, bfloat16, float32, float64; repeatable. Default: all four."),
+        typer.Option(help="float16, bfloat16, float32, float64; repeatable. Default: all four.", metavar="DTYPE"),
     ] = None,
     *,
     selection: _options.Selection,

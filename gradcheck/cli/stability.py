@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def command(
     dtype: Annotated[
         list[str] | None,
-        typer.Option(help="float16, bfloat16, float32, float64; repeatable. Default: float32, float64."),
+        typer.Option(
+            help="float16, bfloat16, float32, float64; repeatable. Default: float32, float64.", metavar="DTYPE"
+        ),
     ] = None,
     *,
     selection: _options.Selection,

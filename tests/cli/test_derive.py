@@ -105,7 +105,7 @@ def test_a_piece_that_crashes_is_no_bug_of_ours(program: Program, mine: str) -> 
         (["--softmax", "nowhere:f"], "there is no module 'nowhere'"),
         (["--softmax", "softmax"], "should read MODULE:FUNCTION"),
         (["--softmax", "os:nothing"], "'os' has no function 'nothing'"),
-        (["--gradient", "x.npy"], "gradcheck check"),
+        (["--gradient", "x.npy"], "--gradient"),
         (["--digits", "4"], "--digits 4 is outside"),
         (["--format", "xml"], "unknown report format"),
         (["--show", "fused", "--format", "jsonl"], "unknown report format"),
