@@ -12,6 +12,7 @@ which takes several reports, too, of other candidates or formats each. It needs 
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import subprocess
@@ -72,6 +73,8 @@ The largest error over the bound of each family's cases; in **bold** how many fa
 
 ## Three numbers, by hand
 
+gradcheck's reference is good to 2^-10 ulp here, so that the two may differ by as much.
+
 {by_hand}
 """
 
@@ -86,13 +89,7 @@ BY_HAND = (
 )
 """Numbers of the table that another program finds again: candidate, case, format."""
 
-_THREE_LINES = """\
-```python
-p = softmax(logits)  # shifted by the maximum, summed in float32 or wider
-true = np.arange(len(p)), labels
-p[true] = 0
-p[true] = -p.sum(axis=1)  # not p[true] - 1
-```"""
+_EXAMPLE = Path(__file__).parent.parent / "examples" / "three_lines.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,21 +273,36 @@ def reading(table: Table) -> str:
             f"- **What is lost at the true class.** {_sentence('; '.join(lost))} What loses nothing takes three lines "
             "more (`examples/three_lines.py`):",
             "",
-            *(f"  {line}".rstrip() for line in _THREE_LINES.splitlines()),
+            "  ```python",
+            *(f"  {line}".rstrip() for line in _body(_EXAMPLE.read_text(encoding="utf-8"))),
+            "  ```",
             "",
-            f"- **Who sums or counts in half precision**, so that a sum over many classes stops or overflows: "
-            f"{_diagnosed(table, 'half-precision-sum')}.",
+            f"- **Whose sum over classes is a number in half precision**: {_diagnosed(table, 'half-precision-sum')}. Of "
+            "these PyTorch and JAX, and what is built on it, add in float32, but the sum becomes a float16, which is "
+            "infinite past 65,519. SciPy's sum is NumPy's, in bfloat16 that of ml_dtypes, which stands still at 256 "
+            "ones and fails `order-late-40000`, too; SciPy does not claim that format.",
             f"- **Who flushes subnormals**, and so returns 0 where a subnormal gradient is due: "
             f"{_diagnosed(table, 'flushed-subnormals')}. `--ftz` allows it.",
             f"- **Who keeps the logarithm of the sum and the logits at an offset**, exp(l − lse): "
-            f"{_diagnosed(table, 'division-free')}.",
+            f"{_diagnosed(table, 'division-free')}. Of PyTorch it is `torch.logsumexp`'s backward, in the z-loss that "
+            "is composed around its cross_entropy, which itself does not.",
             f"- **Who returns ŷ − y where labels do not add up to 1**, which is not the derivative: "
-            f"{_diagnosed(table, 'other-convention')}.",
-            f"- **Who lets NaN out of a row that is ignored**: {_diagnosed(table, 'ignored-rows')}; where a "
-            "framework has no option to ignore rows, that is what its `where` makes of 0 times NaN.",
+            f"{_diagnosed(table, 'other-convention')}. TensorFlow's documentation asks for labels that are a "
+            "distribution and says that the gradient is wrong otherwise, Keras's for one-hot ones: it is outside their "
+            "contract.",
+            f"- **Who lets NaN out of a row that is ignored**: {_diagnosed(table, 'ignored-rows')}, by its own "
+            "`ignore_index`. Around the others gradcheck composes it, and takes the row's logits out first.",
             f"- **Who does not shift**: {_diagnosed(table, 'overflow-unshifted')}.",
         ]
     )
+
+
+def _body(code: str) -> list[str]:
+    """The lines of a file's only function, without its docstring."""
+    *_, function = ast.parse(code).body
+    assert isinstance(function, ast.FunctionDef)
+    first, *rest, _ = function.body
+    return textwrap.dedent("\n".join(code.splitlines()[first.end_lineno : rest[-1].end_lineno])).splitlines()
 
 
 def _sentence(words: str) -> str:

@@ -142,7 +142,10 @@ def assert_gradient(
     )
     (result,) = report.results
     if result.verdict is not Verdict.PASS:
-        raise GradientError(f"{result.candidate}: {result.verdict.value}, {_sentences.reason(result)}", result)
+        explained = f"\ndiagnosis: {said}" if (said := _sentences.diagnosis(result)) else ""
+        raise GradientError(
+            f"{result.candidate}: {result.verdict.value}, {_sentences.reason(result)}{explained}", result
+        )
     return result
 
 

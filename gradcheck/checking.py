@@ -197,7 +197,7 @@ def _judge(
         repeats=observing.repeats(exact, answers),
         permuted=rearranged,
         spread=observing.spread(problem, candidate, judged.gradient) if candidate.watched else 0,
-        loss=None if known is None else observing.loss_value(problem, judged, known, exact),
+        loss=None if known is None else observing.loss_value(problem, candidate, judged, known, exact),
     )
     verdict = Verdict.FAIL if conduct.wrong else outcome.verdict
     return dataclasses.replace(outcome, conduct=conduct, verdict=verdict), exact
@@ -218,9 +218,8 @@ def _diagnosed(
     for answer in answers:
         failed = failing(Comparison(exact, answer.gradient), limits)
         if failed.any():
-            return dataclasses.replace(
-                outcome, diagnosis=diagnosis.diagnose(problem, answer.gradient, exact, bound, failed)
-            )
+            found = diagnosis.diagnose(problem, answer.gradient, exact, bound, failed, summed=answer.summed)
+            return dataclasses.replace(outcome, diagnosis=found)
     return outcome
 
 

@@ -54,9 +54,12 @@ class UnknownNameError(UsageError):
 
     Args:
         lists: the command that lists those that there are, where they are too many for a message.
+        other: what else may stand in the name's place.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], lists: str = "gradcheck explain") -> None:
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], lists: str = "gradcheck explain", other: str = ""
+    ) -> None:
         known = sorted(known)
         close = difflib.get_close_matches(name, known, n=1)
         if close:
@@ -65,7 +68,7 @@ class UnknownNameError(UsageError):
             hint = f"there are: {', '.join(known)}"
         else:
             hint = f"'{lists}' lists them"
-        super().__init__(f"unknown {kind} '{name}'; {hint}")
+        super().__init__(f"unknown {kind} '{name}'; {hint}{other and f'; {other}'}")
 
 
 class NotApplicableError(GradcheckError):

@@ -49,7 +49,7 @@ def load(name: str) -> Function:
     """
     # a Windows path may hold a colon of its own
     where, colon, what = name.rpartition(":")
-    if not colon or not where or not what.isidentifier():
+    if not colon or not where or where.endswith(":") or not what.isidentifier():
         raise UsageError(f"'{name}' should read MODULE:FUNCTION or PATH.py:FUNCTION")
     is_file = where.endswith(".py")
     folder = str(Path(where).resolve().parent) if is_file else os.getcwd()

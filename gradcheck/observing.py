@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -95,7 +95,9 @@ def spread(problem: Problem, candidate: Candidate, gradient: Array) -> int:
     return int(np.isfinite(alone[np.isin(rows, harmed)]).all(axis=1).sum())
 
 
-def loss_value(problem: Problem, answer: Answer, known: Dyadic | float, exact: ExactGradient) -> LossValue | None:
+def loss_value(
+    problem: Problem, candidate: Candidate, answer: Answer, known: Dyadic | float, exact: ExactGradient
+) -> LossValue | None:
     """The loss that came with a gradient, where rounding, or a row without one, does not explain that it is another.
 
     Each row may err by s·A·(8u·(max|z| + ln S + 1) + 4·√k·u_acc), and their sum by 8u of it.
@@ -119,7 +121,24 @@ def loss_value(problem: Problem, answer: Answer, known: Dyadic | float, exact: E
         return None
     if not math.isfinite(found):
         return LossValue(value=found, ratio=math.nan)
-    if abs(Fraction(found) - value) <= Fraction(allowed) + 8 * Fraction(u) * abs(value) + Fraction(fmt.smallest_normal):
+    slack = Fraction(allowed) + 8 * Fraction(u) * abs(value) + Fraction(fmt.smallest_normal)
+
+    def described(times: Fraction) -> bool:
+        return abs(Fraction(found) / times - value) <= slack / min(times, Fraction(1))
+
+    if described(Fraction(1)):
         return None
     ratio = Fraction(found) / value if value else None
-    return LossValue(value=found, ratio=math.nan if ratio is None or abs(ratio) > 1e300 else float(ratio))
+    return LossValue(
+        value=found,
+        ratio=math.nan if ratio is None or abs(ratio) > 1e300 else float(ratio),
+        disowned=candidate.differentiated and any(map(described, _shares(problem))),
+    )
+
+
+def _shares(problem: Problem) -> Iterator[Fraction]:
+    """What a loss is off by where a mean is taken for a sum, or a sum for a mean."""
+    kept = int((problem.status != RowStatus.IGNORED).sum())
+    for rows in {problem.rows, kept} - {0, 1}:
+        yield Fraction(1, rows)
+        yield Fraction(rows)

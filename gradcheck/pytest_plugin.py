@@ -143,6 +143,8 @@ def _told(wrong: list[Result]) -> str:
     lines = []
     for result in wrong:
         lines.append(f"{result.candidate} [{result.format.name}]: {result.verdict.value}, {_sentences.reason(result)}")
+        if diagnosis := _sentences.diagnosis(result):
+            lines.append(f"diagnosis: {diagnosis}")
         if result.again:
             lines.append(f"again: {result.again}")
     return "\n".join(lines)

@@ -91,10 +91,13 @@ class LossValue:
 
     Attributes:
         ratio: it over the exact loss; NaN where that is 0 or infinite.
+        disowned: whether it is the loss that is described, over a number of rows or times it, of which a framework has
+            made the gradient: one that is not off by as much is not that of the loss.
     """
 
     value: float
     ratio: float
+    disowned: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +118,7 @@ class Conduct:
     @property
     def wrong(self) -> bool:
         """Whether it fails a gradient that is right as it stands."""
-        return bool(self.changed) or self.permuted is not None
+        return bool(self.changed) or self.permuted is not None or (self.loss is not None and self.loss.disowned)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,6 +328,12 @@ class Report:
     def passed(self) -> bool:
         """Whether there are results, and every one of them passed."""
         return bool(self.results) and all(result.verdict is Verdict.PASS for result in self.results)
+
+    @property
+    def passed_over(self) -> tuple[str, ...]:
+        """The candidates of which every result is skipped."""
+        judged = {result.candidate for result in self.results if result.verdict is not Verdict.SKIPPED}
+        return tuple(dict.fromkeys(result.candidate for result in self.results if result.candidate not in judged))
 
     @property
     def summary(self) -> dict[Verdict, int]:

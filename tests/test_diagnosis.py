@@ -365,6 +365,53 @@ def test_rows_are_numbered_as_in_the_input(tmp_path: Path, program: Program) -> 
     assert "diagnosis: isolated-entries: 1 component of 15 wrong (row 4, class 2), the others right" in out
 
 
+OWN = """
+import numpy as np
+
+def softmax(logits):
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+def gradient(logits, labels):
+    return softmax(logits) - np.eye(logits.shape[1])[labels]
+
+def next_class(logits, labels):
+    return softmax(logits) - np.eye(logits.shape[1])[labels + 1]
+
+def mean(logits, labels):
+    return (softmax(logits) - np.eye(logits.shape[1], dtype=logits.dtype)[labels]) / logits.dtype.type(len(labels))
+
+def of_options(logits, labels, options):
+    return mean(logits, labels)
+"""
+
+
+def test_labels_of_a_wider_format_are_said_and_the_option_agrees(tmp_path: Path, program: Program) -> None:
+    """NumPy's one-hot is float64, which makes a gradient of float32 probabilities one that is judged in float64."""
+    code = tmp_path / "mine.py"
+    code.write_text(OWN)
+    words = ["check", "--generate", "normal", "--labels", "2", "--format", "json", "--candidate"]
+    found = [json.loads(program(*words, f"{code}:{name}").out)["results"][0] for name in ("gradient", "next_class")]
+    assert [result["diagnosis"]["cause"] for result in found] == ["narrow-format", "mixed"]
+    assert "labels-shifted (every row is right for its label +1) and narrow" in found[1]["diagnosis"]["evidence"]
+    assert "its probabilities are all numbers of float32" in found[0]["diagnosis"]["evidence"]
+    assert program(*words, f"{code}:gradient", *found[0]["diagnosis"]["option"].split()).code == 0
+    assert program(*words, f"{code}:gradient", "--dtype", "float64").code == 0
+
+
+def test_a_mean_for_a_sum_is_told_by_who_would_take_it(tmp_path: Path, program: Program) -> None:
+    """No option mends a function of which the sum's gradient is asked whatever the loss."""
+    code = tmp_path / "mine.py"
+    code.write_text(OWN)
+    words = ["check", "--generate", "normal", "--format", "json", "--candidate"]
+    plain, whole = (
+        json.loads(program(*words, f"{code}:{name}").out)["results"][0]["diagnosis"] for name in ("mean", "of_options")
+    )
+    assert [plain["cause"], plain["option"]] == ["scaled", None]
+    assert [whole["cause"], whole["option"]] == ["scaled", "--loss reduction=mean"]
+    assert program(*words, f"{code}:of_options", *whole["option"].split()).code == 0
+
+
 def test_the_option_makes_the_check_agree(tmp_path: Path, program: Program) -> None:
     problem = make_problem(
         np.random.default_rng(0).normal(size=(6, 5)), [0, 1, 2, 3, 4, 0], "float64", ["reduction=mean"]

@@ -409,6 +409,10 @@ def test_the_action_runs_its_words_and_no_others(tmp_path: Path) -> None:
     failed = run("stability --case overflow-sum --candidate naive")
     assert (failed.returncode, failed.stdout.startswith("::error title=")) == (1, True)
     assert run("stability --case plain-3; touch hacked $(touch hacked)").returncode == 2
+    quoted = run("stability --case 'saturated-gap-2*' --candidate \"shifted\" --dtype float32")
+    assert (quoted.returncode, quoted.stdout.splitlines()[-1]) == (0, "1 result: 1 passed")
+    unfinished = run("stability --case plain-3 'unfinished")
+    assert (unfinished.returncode != 0, unfinished.stdout) == (True, "")
     assert not list(tmp_path.iterdir())
 
 

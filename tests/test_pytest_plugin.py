@@ -71,7 +71,9 @@ def test_a_candidate_that_disagrees(pytester: pytest.Pytester, project: Path) ->
     pytester.makeini("[pytest]\ngradcheck_candidates =\n    own:zeros\n    compensated\n")
     failed = pytester.runpytest("-q")
     failed.assert_outcomes(failed=2)
-    failed.stdout.fnmatch_lines(["*mine.gradcheck.toml::first: own:zeros ?float32?: fail, row *, class *off by*ulp*"])
+    failed.stdout.fnmatch_lines(
+        ["*mine.gradcheck.toml::first: own:zeros ?float32?: fail, row *, class *off by*ulp*", "diagnosis: *"]
+    )
     assert "compensated" not in failed.stdout.str()
     pytester.makeini("[pytest]\ngradcheck_tolerance = ulp:0\n")
     pytester.runpytest("-q").assert_outcomes(failed=2)

@@ -20,7 +20,7 @@ from gradcheck import functions, plugins
 from gradcheck.candidates import _function, _piece, frameworks
 from gradcheck.candidates._answers import Answer, Question, array_of, as_request, from_answer
 from gradcheck.candidates._command import Command
-from gradcheck.exceptions import CrashedError, MissingExtraError, UsageError
+from gradcheck.exceptions import CrashedError, MissingExtraError, UnknownNameError, UsageError
 from gradcheck.formats import Array, Format, Int64, of_dtype
 from gradcheck.functions import TIMEOUT, Function
 from gradcheck.problem import Problem
@@ -80,11 +80,13 @@ class Candidate:
 
     Attributes:
         watched: whether it is code that may answer otherwise when it is asked again, or asked in another order.
+        differentiated: whether its gradient is one that a framework makes of the loss that comes with it.
     """
 
     name: str
     answer: Callable[[Problem], Answer]
     watched: bool = False
+    differentiated: bool = False
     again: Callable[[], Candidate] | None = field(default=None, compare=False, repr=False)
     """Makes it in another process; None where it cannot leave this one."""
     given: Rows | None = field(default=None, compare=False, repr=False)
@@ -157,11 +159,15 @@ def _load(name: str, running: Running) -> Candidate:
             raise UsageError(f"'{name}' should read {framework}:MODULE:LOSS or {framework}:PATH.py:LOSS")
         if importlib.util.find_spec(framework) is None:
             raise MissingExtraError(f"--candidate {framework}", framework, framework)
-        return _in_a_child(name, f"{frameworks.__name__}.{framework}", target or None, running)
+        found = _in_a_child(name, f"{frameworks.__name__}.{framework}", target or None, running)
+        return dataclasses.replace(found, differentiated=True)
     if running.device is not None:
         raise UsageError(f"--device goes with {', '.join(packages())}, not with '{name}'")
     if colon:
         return _in_a_child(name, _function.__name__, name, running)
+    if name not in names():
+        own = f"{name}:FUNCTION" if name.endswith(".py") else "MODULE:FUNCTION or PATH.py:FUNCTION"
+        raise UnknownNameError("candidate", name, names(), other=f"code of your own is {own}")
     return computed(name, plugins.load(sys.modules[__name__], "candidate", name).gradient)
 
 

@@ -26,11 +26,13 @@ class Answer:
         gradient: (N, k), in a dtype of its own.
         loss: its value of the loss, if it has one.
         changed: the inputs that it has written to.
+        summed: whether it was asked for the gradient of the sum over rows, of which a mean is taken here.
     """
 
     gradient: Array
     loss: float | None = None
     changed: tuple[str, ...] = ()
+    summed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -166,7 +168,12 @@ def as_request(asked: Question) -> dict[str, Any]:
 
 def as_answer(answer: Answer) -> dict[str, Any]:
     """An answer for a parent process."""
-    return {"gradient": answer.gradient, "loss": answer.loss, "changed": list(answer.changed)}
+    return {
+        "gradient": answer.gradient,
+        "loss": answer.loss,
+        "changed": list(answer.changed),
+        "summed": answer.summed,
+    }
 
 
 def from_answer(name: str, answer: Mapping[str, Any]) -> Answer:
@@ -176,6 +183,11 @@ def from_answer(name: str, answer: Mapping[str, Any]) -> Answer:
         CrashedError: where it is none, because the code there has changed what answers are made with.
     """
     match answer:
-        case {"gradient": np.ndarray() as gradient, "loss": float() | None as loss, "changed": list(names)}:
-            return Answer(gradient=gradient, loss=loss, changed=tuple(map(str, names)))
+        case {
+            "gradient": np.ndarray() as gradient,
+            "loss": float() | None as loss,
+            "changed": list(names),
+            "summed": bool(summed),
+        }:
+            return Answer(gradient=gradient, loss=loss, changed=tuple(map(str, names)), summed=summed)
     raise broken(name)

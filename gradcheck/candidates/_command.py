@@ -110,7 +110,7 @@ class Command:
             except InputError as error:
                 raise CrashedError(f"the program's {str(error).removeprefix(name).lstrip('/')}") from None
             changed = tuple(path.stem for path, content in given.items() if _content(path, len(content)) != content)
-            return Answer(gradient=asked.finished(gradient, whole=whole), changed=changed)
+            return Answer(gradient=asked.finished(gradient, whole=whole), changed=changed, summed=not whole)
 
     def _run(self, words: list[str]) -> None:
         try:

@@ -41,7 +41,12 @@ def answer(function: Function, asked: Question) -> Answer:
         loss = loss_of(function.name, found[0], asked, whole=whole)
         found = found[1]
     gradient = array_of(function.name, found)
-    return Answer(gradient=asked.finished(gradient, whole=whole), loss=loss, changed=changed(before=asked, after=given))
+    return Answer(
+        gradient=asked.finished(gradient, whole=whole),
+        loss=loss,
+        changed=changed(before=asked, after=given),
+        summed=not whole,
+    )
 
 
 def _takes_options(function: Function) -> bool:

@@ -82,10 +82,18 @@ class Source:
 class Answered(Source):
     """Where logits, labels and a gradient come from."""
 
-    gradient: Annotated[
-        str | None,
+    case: Annotated[
+        list[str] | None,
         typer.Option(
-            help="A gradient that another program wrote, to be checked.", rich_help_panel=_JUDGED, metavar="FILE"
+            help="A case of the catalogue instead of a file; 'gradcheck stability' takes several.", metavar="NAME"
+        ),
+    ] = None
+    gradient: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A gradient that another program wrote, to be checked; repeatable.",
+            rich_help_panel=_JUDGED,
+            metavar="FILE",
         ),
     ] = None
 
@@ -287,7 +295,12 @@ class Writing:
         ),
     ] = None
     output: Annotated[
-        str | None, typer.Option(help="Write the report to a file.", rich_help_panel=REPORT, metavar="FILE")
+        str | None,
+        typer.Option(
+            help="Write the report to a file, without --format in the format of its suffix, or concise.",
+            rich_help_panel=REPORT,
+            metavar="FILE",
+        ),
     ] = None
     report: Annotated[
         list[str] | None,

@@ -72,7 +72,7 @@ def finish(
 
 
 def exit_code(report: Report) -> int:
-    """0 where every candidate agrees, 1 where one disagrees, 2 where something could not be checked.
+    """0 where every candidate agrees, 1 where one disagrees, 2 where something, or one of them, could not be checked.
 
     What a baseline knows does not count, but as something that was checked.
     """
@@ -81,8 +81,8 @@ def exit_code(report: Report) -> int:
     found = {result.verdict for result in report.results if not result.known}
     if Verdict.FAIL in found:
         return exits.DISAGREES
-    judged = Verdict.PASS in found or any(result.known for result in report.results)
-    return 0 if judged and not found & {Verdict.CRASHED, Verdict.INCONCLUSIVE} else exits.CANNOT_CHECK
+    unchecked = report.passed_over or found & {Verdict.CRASHED, Verdict.INCONCLUSIVE}
+    return exits.CANNOT_CHECK if unchecked or not report.results else 0
 
 
 def _against(baseline: str | None) -> Callable[[Result], Result]:
@@ -118,7 +118,7 @@ def targets(where: Writing, known: Sequence[str]) -> list[tuple[str, str]]:
             raise UsageError(f"--report should read FORMAT=FILE, not '{text}'")
         found.append((name, path))
     if where.output is not None:
-        found.append((where.format or "concise", where.output))
+        found.append((where.format or _of_suffix(where.output, known), where.output))
     for name in [name for name, _ in found] + ([where.format] if where.format else []):
         if name not in known:
             raise UnknownNameError("report format", name, known)
@@ -133,6 +133,13 @@ def targets(where: Writing, known: Sequence[str]) -> list[tuple[str, str]]:
         if paths.count(path) > 1:
             raise UsageError(f"{path}: two reports cannot go to one file")
     return found
+
+
+def _of_suffix(path: str, known: Sequence[str]) -> str:
+    """The format that a file's name asks for."""
+    suffix = os.path.splitext(path)[1][1:].lower()
+    name = {"md": "markdown", "xml": "junit"}.get(suffix, suffix)
+    return name if name in known else "concise"
 
 
 def write(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -23,7 +23,7 @@ def load(
     logits: str | None,
     source: Source,
     gradient_dtype: str | None = None,
-    gradient_file: str | None = None,
+    gradient_files: Sequence[str] = (),
     *,
     seeded: bool = False,
 ) -> tuple[str, Batch, list[Candidate], list[str]]:
@@ -92,9 +92,9 @@ def load(
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     gradients = [] if gradient is None else [candidates.given("gradient in the file", gradient)]
-    if gradient_file is not None:
-        found = files.load_gradient(gradient_file, layout, gradient_dtype, fmt)
-        gradients.append(candidates.given(gradient_file, found))
+    for path in dict.fromkeys(gradient_files):
+        found = files.load_gradient(path, layout, gradient_dtype, fmt)
+        gradients.append(candidates.given(path, found))
     rows = _chosen(source, batch.rows)
     if rows is not None:
         batch = batch.take(rows)

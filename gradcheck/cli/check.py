@@ -32,7 +32,7 @@ def command(
 
     how, chosen = how_of(judging), candidates_of(judging)
     screening = streaming.Screening(wanted=scale.screen, certify=scale.certify, seed=source.seed or 0)
-    name, batch, gradients, notes = _source.load(logits, source, judging.gradient_dtype, source.gradient)
+    name, batch, gradients, notes = _source.load(logits, source, judging.gradient_dtype, source.gradient or ())
     chosen += gradients or ([] if chosen else [candidates.load(candidates.DEFAULT)])
 
     def results() -> Iterator[Result]:
@@ -54,8 +54,10 @@ def _again(
 ) -> str:
     if logits == "-":
         return ""  # standard input is not there again
-    words = ["check", *_options.path(logits), *_options.arguments(source)]
+    words = ["check", *_options.path(logits), *_options.arguments(source, without=("gradient",))]
     words += [*_options.arguments(judging, without=_options.NOT_AGAIN), *_options.arguments(scale)]
-    if candidate != source.gradient and candidate != "gradient in the file":
+    if candidate in (source.gradient or ()):
+        words += ["--gradient", candidate]
+    elif candidate != "gradient in the file":
         words += _options.naming(judging, candidate)
     return _options.command_line(words)

@@ -14,6 +14,20 @@ if TYPE_CHECKING:
     from gradcheck.results import Result
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tried(_options.Selection):
+    """Which cases beside those that a mistake is planted in."""
+
+    case: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Cases by name or pattern, to try beside those that a mistake is planted in; repeatable. Default: all "
+            "but those tagged large.",
+            metavar="GLOB",
+        ),
+    ] = None
+
+
 @_options.expanded
 def command(
     mistake: Annotated[
@@ -25,7 +39,7 @@ def command(
         typer.Option(help="float16, bfloat16, float32, float64; repeatable. Default: all four.", metavar="DTYPE"),
     ] = None,
     *,
-    selection: _options.Selection,
+    selection: Tried,
     reporting: _options.Reporting,
 ) -> None:
     """Plant known mistakes and show that each is caught, and that sound variants are not."""

@@ -61,13 +61,20 @@ _ALTERNATIVES = 3
 
 @np.errstate(all="ignore")
 def diagnose(
-    problem: Problem, gradient: Array, exact: ExactGradient, bound: Float64, failed: Mask
+    problem: Problem,
+    gradient: Array,
+    exact: ExactGradient,
+    bound: Float64,
+    failed: Mask,
+    *,
+    summed: bool = False,
 ) -> tuple[Finding, ...]:
     """What explains a gradient that fails, the likeliest first; always something, and be it `unknown`.
 
     Args:
         gradient: the candidate's, (N, k); bound: what a sound algorithm needs, in units, (N, k).
         failed: the components past the tolerance's limit, (N, k).
+        summed: whether the candidate's is always that of the sum over rows, of which a mean is taken for it.
     """
     values = exact.values
     units = values.unit_log2.astype(np.int32)
@@ -85,6 +92,7 @@ def diagnose(
         candidate=gradient[rows].astype(np.float64),
         failed=failed[rows],
         own=own,
+        summed=summed,
     )
     return tuple(dataclasses.replace(one, rows=tuple(int(rows[row]) for row in one.rows)) for one in _found(view))
 

@@ -116,8 +116,10 @@ def _meaning(view: View, factor: float) -> tuple[str, str, str]:
                 (
                     1 / rows,
                     f" = 1/{rows}: this is the gradient of the mean",
-                    "return that of the sum, or check the mean",
-                    "--loss reduction=mean",
+                    "return that of the sum; where a mean is asked for, it is taken of it"
+                    if view.summed
+                    else "return that of the sum, or check the mean",
+                    "" if view.summed else "--loss reduction=mean",
                 )
             )
         known.append((float(rows), f" = {rows}, the number of rows", "do not multiply by it", ""))
@@ -444,7 +446,7 @@ class _Broken:
 
 
 def narrow(view: View, base: Base) -> Finding | None:
-    """Numbers of a narrower format, widened."""
+    """Numbers of a narrower format, widened; or such probabilities, from which labels were taken in a wider one."""
     values = view.candidate[view.judged]
     values = values[np.isfinite(values) & (values != 0)]
     if base.parts is None:
@@ -455,8 +457,13 @@ def narrow(view: View, base: Base) -> Finding | None:
     underflown = 2 * int((view.candidate[wrong] == 0).sum()) > int(wrong.sum())
     if distinct < _TELLING and not underflown:
         return None
+    made, label = base.parts.probabilities(view.candidate)[view.judged], base.parts.q[view.judged]
+    rounding = 8 * view.format.unit_roundoff * (np.abs(made) + np.abs(label))
     for fmt in sorted(FORMATS.values(), key=lambda fmt: fmt.precision):
-        if fmt.precision >= view.format.precision or (fmt.round_array(values).astype(np.float64) != values).any():
+        if fmt.precision >= view.format.precision:
+            continue
+        stored = bool((fmt.round_array(values).astype(np.float64) == values).all())
+        if not stored and not (np.abs(fmt.round_array(made).astype(np.float64) - made) <= rounding).all():
             continue
         # the logits themselves may have been rounded
         size = np.abs(np.where(np.isfinite(base.parts.z), base.parts.z, 0.0))
@@ -468,12 +475,24 @@ def narrow(view: View, base: Base) -> Finding | None:
         if distinct < _TELLING:
             # nothing but what underflows there
             limit = base.bound + 2 * fmt.unit_roundoff * np.abs(base.gradient) + fmt.smallest_subnormal
-        if view.is_gradient(base.gradient, limit):
+        if not view.is_gradient(base.gradient, limit):
+            continue
+        if stored:
             return Finding(
                 cause="narrow-format",
                 evidence=f"all {values.size:,} components are numbers of {fmt.name}, and as good as they can be there",
                 fix=f"compute and store in {view.format.name}",
             )
+        asked = fmt is view.problem.format
+        return Finding(
+            cause="narrow-format",
+            evidence=f"its probabilities are all numbers of {fmt.name}, and as good as they can be there, but y was "
+            f"taken from them in {view.format.name}",
+            fix=f"make y in {fmt.name}, as np.eye(k, dtype=logits.dtype)"
+            if asked
+            else f"compute in {view.format.name}",
+            option=f"--gradient-dtype {fmt.name}" if asked else "",
+        )
     return None
 
 

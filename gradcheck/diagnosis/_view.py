@@ -186,6 +186,7 @@ class View:
         candidate: (N, k) in float64; failed: components past the tolerance's limit, (N, k).
         format: the one that the gradient is judged in.
         own: the exact gradient.
+        summed: whether a mean is taken of what the candidate returns, so that no option would make it agree.
     """
 
     problem: Problem
@@ -193,6 +194,7 @@ class View:
     candidate: Float64
     failed: Mask
     own: Base
+    summed: bool = False
 
     @cached_property
     def judged(self) -> Mask:

@@ -270,8 +270,8 @@ the last place (ulp), G = {TARGET_BITS}. So
     P = G + H + log2(1 / ulp(g)) + what the sizes of labels and of k ask for         working precision in bits
 
 with g the smallest component, but no smaller than the format's smallest number: below it every
-format holds 0. Hard labels need at most about 55, 165, 190 and 1130 bits in float16, bfloat16,
-float32 and float64, whatever the logits.
+format holds 0. Hard labels need at most about 70, 180, 205 and 1145 bits in float16, bfloat16,
+float32 and float64 with up to 150,000 classes, whatever the logits.
 
 Every value carries its uncertainty: the truncation bound for the h that was used, and a bound on
 the rounding at the P that was used (with --engine flint the radius of a ball that is proved to hold

@@ -89,7 +89,11 @@ def derivative_log2(estimates: Estimates, stencil: Stencil) -> Float64:
         """A bound on the loss's (m + 1)th derivative in z_i, but for s."""
         growth, square = stencil.softmax_growth[m], stencil.square_growth[m]
         if m == 0:
-            return inner if e.row.one_hot else np.maximum(e.times_p(e.weight) + tiny, np.abs(e.q))
+            if e.row.one_hot:
+                return inner
+            # W + 2ζ·lse may be negative, and q no less: only without a z-loss do the two terms take from each other
+            found, label = e.times_p(e.weight) + tiny, np.abs(e.q)
+            return np.maximum(found, label) if e.zeta == 0 else found + label
         bound = e.times_p(e.weight * growth + 2 * abs(e.zeta) * square) + tiny
         return np.minimum(bound, growth * inner) if e.row.one_hot else bound
 

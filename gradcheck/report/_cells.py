@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from gradcheck import text
@@ -99,12 +99,17 @@ class Layout:
 
 def layout(report: Report) -> Layout:
     """The table that suits the results: of gradients, or of the derivation's steps."""
+
+    def alike(*columns: Column) -> Iterator[Column]:
+        # a column that tells one result from another stays
+        return (column for column in columns if len({column.cell(result) for result in report.results}) <= 1)
+
     if any(result.step for result in report.results):
         return Layout(
             columns=(CASE, FORMAT, STEP, FORMULA, CANDIDATE, REL, ULP, BOUND, VERDICT, WORST),
-            dropped=(REL, CASE, FORMAT, CANDIDATE, WORST, ULP, FORMULA),
+            dropped=(REL, *alike(CASE, FORMAT, CANDIDATE), WORST, ULP, FORMULA),
         )
     return Layout(
         columns=(CASE, FORMAT, CANDIDATE, ABS, REL, ULP, BOUND, DIGITS, VERDICT, WORST),
-        dropped=(DIGITS, ABS, REL, CANDIDATE, FORMAT, WORST),
+        dropped=(DIGITS, ABS, REL, *alike(CANDIDATE, FORMAT), WORST, *alike(CASE)),
     )

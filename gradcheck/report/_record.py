@@ -188,7 +188,12 @@ def _conduct(result: Result, seen: Conduct) -> dict[str, Any]:
             "worst": _place(result, permuted.worst),
         },
         "spread_rows": seen.spread,
-        "loss": loss and {"value": number(loss.value), "ratio": None if math.isnan(loss.ratio) else number(loss.ratio)},
+        "loss": loss
+        and {
+            "value": number(loss.value),
+            "ratio": None if math.isnan(loss.ratio) else number(loss.ratio),
+            "disowned": loss.disowned,
+        },
     }
 
 

@@ -129,6 +129,7 @@ class _Permuted(_Model):
 class _Loss(_Model):
     value: float
     ratio: float | None
+    disowned: bool = False
 
 
 class _Conduct(_Model):
@@ -465,7 +466,11 @@ class _Again:
             spread=seen.spread_rows,
             loss=None
             if loss is None
-            else LossValue(value=loss.value, ratio=math.nan if loss.ratio is None else loss.ratio),
+            else LossValue(
+                value=loss.value,
+                ratio=math.nan if loss.ratio is None else loss.ratio,
+                disowned=loss.disowned,
+            ),
         )
 
     def diagnosis(self) -> tuple[Finding, ...]:

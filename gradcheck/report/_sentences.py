@@ -194,7 +194,11 @@ def conduct(result: Result, judged: Judged) -> str:
         )
     if seen.loss is not None:
         ratio = "" if math.isnan(seen.loss.ratio) else f", {text.brief(seen.loss.ratio)} times it"
-        found.append(f"the loss that comes with it, {text.brief(seen.loss.value)}, is not the one described{ratio}")
+        disowned = seen.loss.disowned and not judged.decision.failed
+        found.append(
+            f"the loss that comes with it, {text.brief(seen.loss.value)}, is not the one described{ratio}"
+            + (", and its gradient is not: the backward is that of another loss" if disowned else "")
+        )
     return "; ".join(found)
 
 
@@ -288,7 +292,8 @@ def summary(report: Report) -> str:
     counts = [f"{n} {_PLURAL[verdict]}" for verdict, n in report.summary.items() if n]
     if known := sum(result.known for result in report.results):
         counts.append(f"{known} of them known from the baseline")
-    return f"{text.count(len(report.results), 'result')}: {', '.join(counts) or 'nothing was checked'}"
+    never = "".join(f"; {text.name(name)} was judged nowhere" for name in report.passed_over)
+    return f"{text.count(len(report.results), 'result')}: {', '.join(counts) or 'nothing was checked'}{never}"
 
 
 def _selftested(report: Report) -> str:

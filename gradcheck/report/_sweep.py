@@ -106,8 +106,8 @@ def _reading(sweep: Sweep) -> str:
         return f"The exact gradient is 0; in float64 the best step of any order errs by {text.brief(best.error)}."
     if not math.isfinite(best.relative) or best.relative > 0.1:
         return (
-            "In float64 no step gives a single digit of this gradient: a check in double precision "
-            "accepts 0 in its place."
+            "In float64 no step of lse − l_y gives a single digit of this gradient: a check that takes such "
+            "differences accepts 0 in its place."
         )
     return (
         f"In float64 the best step of any order errs by {text.brief(best.relative)} of this gradient; "

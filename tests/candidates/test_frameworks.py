@@ -226,6 +226,40 @@ class Right(torch.autograd.Function):
     @staticmethod
     def backward(ctx, above):
         p, labels = ctx.saved_tensors; g = p.clone(); g[torch.arange(len(g)), labels] -= 1; return g * above, None
+class Disowned(Right):
+    @staticmethod
+    def forward(ctx, logits, labels):
+        return Right.forward(ctx, logits, labels) / len(logits)
+class Optional(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, labels, other=None, ignore_index=-100, reduction="mean"):
+        assert other is None
+        ctx.save_for_backward(logits, labels)
+        ctx.ignored, ctx.reduction = ignore_index, reduction
+        return cross_entropy(logits, labels, ignore_index=ignore_index, reduction=reduction)
+    @staticmethod
+    def backward(ctx, above):
+        logits, labels = ctx.saved_tensors
+        kept = labels != ctx.ignored
+        g = torch.softmax(logits, 1)
+        g[torch.arange(len(g)), labels.clamp(min=0)] -= 1
+        g = g * kept[:, None]
+        g = g / kept.sum() if ctx.reduction == "mean" else g
+        return g * (above[:, None] if ctx.reduction == "none" else above), None, None, None, None
+class Apart(torch.autograd.Function):
+    @staticmethod
+    def forward(logits, labels, ignore_index):
+        return cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:2])
+        ctx.ignored = inputs[2]
+    @staticmethod
+    def backward(ctx, above):
+        logits, labels = ctx.saved_tensors
+        g = torch.softmax(logits, 1)
+        g[torch.arange(len(g)), labels.clamp(min=0)] -= 1
+        return g * ((labels != ctx.ignored) * above)[:, None], None, None
 def detached(logits, labels): return torch.tensor(1.0)
 def number(logits, labels): return 1.0
 def matrix(logits, labels): return logits * 1.0
@@ -294,6 +328,13 @@ def test_a_loss_of_ones_own(mine: str, name: str, options: list[str], code: int,
         ("instance", ["label_smoothing=0.1"], 2, "has no parameter label_smoothing"),
         ("Right", [], 0, ""),
         ("Right", ["upstream=-2"], 0, ""),
+        ("Optional", ["ignore_index=1"], 0, ""),
+        ("Optional", ["ignore_index=1", "reduction=mean"], 0, ""),
+        ("Optional", [], 0, ""),
+        ("Apart", ["ignore_index=1"], 0, ""),
+        ("Apart", [], 2, "ignore_index"),
+        ("Disowned", [], 1, "0.5 times it, and its gradient is not"),
+        ("Disowned", ["reduction=mean"], 1, "scaled: every component is 2 times what is due"),
         ("detached", [], 2, "returned nothing that depends on the logits"),
         ("full", ["weight=1,2,3", "ignore_index=1"], 0, ""),
         ("nope", [], 2, "has no function 'nope'"),

@@ -419,6 +419,27 @@ def test_streams_that_are_not_there() -> None:
     assert (shell.returncode, shell.stderr) == (2, "gradcheck: standard input is closed\n")
 
 
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [
+        ("r.json", "{"),
+        ("r.JSON", "{"),
+        ("r.md", "| case |"),
+        ("r.xml", "<testsuites "),
+        ("r.svg", "<?xml"),
+        ("r.txt", "pass  "),
+        ("r", "pass  "),
+        ("table", "pass  "),
+    ],
+)
+def test_a_file_is_of_the_format_of_its_suffix(name: str, begins: str, program: Program, tmp_path: Path) -> None:
+    path = tmp_path / name
+    assert program("check", "--case", "plain-3", "--output", str(path)).code == 0
+    assert path.read_text(encoding="utf-8").startswith(begins)
+    assert program("check", "--case", "plain-3", "--output", str(path), "--format", "csv").code == 0
+    assert path.read_text(encoding="utf-8").startswith("case,")
+
+
 def test_an_interrupted_run_reports_what_it_has(tmp_path: Path) -> None:
     code, begun = tmp_path / "mine.py", tmp_path / "begun"
     code.write_text(f"""

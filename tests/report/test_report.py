@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gradcheck
 from gradcheck import candidates, report, text, tolerances
 from gradcheck.checking import How, check
 from gradcheck.exact import Dyadic
@@ -115,14 +117,28 @@ def test_a_table_never_cuts_a_digit(width: int, sample: Report) -> None:
     narrow = render("table", sample, Style(width=width))
     assert "…" not in narrow
     dropped = next((line for line in narrow.splitlines() if line.startswith("left out")), "")
+    if width < 80:  # five candidates would be five lines that nothing tells apart
+        assert narrow == render("concise", sample, Style())
+        return
     assert bool(dropped) == (width < 140)
     for title in ("case", "max ulp", "bound", "verdict"):
         assert title in wide
     first = wide.splitlines()[2].split()
-    if width >= 80:
-        assert max(len(line) for line in narrow.splitlines() if "again" not in line) <= width
-        for cell in (first[6], first[5]):
-            assert cell in narrow
+    assert max(len(line) for line in narrow.splitlines() if "again" not in line) <= width
+    for cell in (first[6], first[5]):
+        assert cell in narrow
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_narrow_table_keeps_what_tells_its_lines_apart(width: int) -> None:
+    made = gradcheck.check("naive", [[1.0, 2.0]], [0]).results[0]
+    results = tuple(dataclasses.replace(made, candidate=name) for name in ("naive", "torch:loss.py:CrossEntropy"))
+    found = Report(version="1", settings={}, results=results)
+    alone, both = (
+        render("table", dataclasses.replace(found, results=some), Style(width=width)) for some in (results[1:], results)
+    )
+    assert "torch:loss.py:CrossEntropy  " in both
+    assert "torch" not in alone
 
 
 def test_color_only_where_it_is_wanted(sample: Report) -> None:

@@ -156,7 +156,8 @@ def composed(name: str, rows: Rows, operations: Operations, *, takes: Iterable[s
         kept = None
         if "ignore_index" in options and asked.labels.ndim == 1:
             kept = labels != options["ignore_index"]
-            labels = operations.where(kept, labels, 0)
+            # what a row that is left out holds may be NaN, and 0 times its gradient is, too
+            labels, z = operations.where(kept, labels, 0), operations.where(kept[:, None], z, 0.0)
         found = rows(z, labels, options)
         if "z_loss" in options:
             found = found + options["z_loss"] * operations.logsumexp(z) ** 2

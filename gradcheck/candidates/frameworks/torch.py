@@ -1,12 +1,15 @@
 """PyTorch: torch.nn.functional.cross_entropy, or torch:MODULE:LOSS, with torch's backward.
 
 softcap, temperature, mask, z_loss and upstream are composed around its cross_entropy with tensor operations. A loss of
-the user's own is a function, a torch.nn.Module (class or instance) or a torch.autograd.Function.
+the user's own is a function, a torch.nn.Module (class or instance) or a torch.autograd.Function, whose options are the
+parameters of its `forward`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -90,7 +93,8 @@ def _of_users(name: str, target: str) -> _losses.Loss:
 
     is_class = isinstance(found, type)
     if is_class and issubclass(found, torch.autograd.Function):
-        accepted: set[str] = set()
+        more = _parameters(found)
+        accepted = set(more)
     elif isinstance(found, torch.nn.Module):
         accepted = _losses.named_in(found.forward)
     else:
@@ -99,7 +103,7 @@ def _of_users(name: str, target: str) -> _losses.Loss:
     def loss(logits: torch.Tensor, labels: torch.Tensor, asked: Question) -> torch.Tensor:
         given = _losses.keywords(name, accepted, asked)
         if is_class and issubclass(found, torch.autograd.Function):
-            value = call(found.apply, {}, logits, labels)
+            value = call(lambda *tensors: found.apply(*tensors, *_positional(more, given)), {}, logits, labels)
         elif is_class:
             made = functions.Function(name=name, call=found, folder=function.folder)(**given)
             value = call(made.to(logits.device) if isinstance(made, torch.nn.Module) else made, {}, logits, labels)
@@ -111,6 +115,21 @@ def _of_users(name: str, target: str) -> _losses.Loss:
         return summed
 
     return loss
+
+
+def _parameters(function: type[torch.autograd.Function]) -> dict[str, Any]:
+    """What `forward` takes beside logits and labels, with its defaults."""
+    found = list(inspect.signature(function.forward).parameters.values())
+    # with a setup_context of its own it gets no context
+    first = 2 if function.setup_context is not torch.autograd.Function.setup_context else 3
+    return {one.name: one.default for one in found[first:] if one.kind is one.POSITIONAL_OR_KEYWORD}
+
+
+def _positional(parameters: dict[str, Any], given: dict[str, Any]) -> list[Any]:
+    """What `apply` is given in order, as far as anything is; what is due and not given `forward` misses itself."""
+    last = max((number for number, name in enumerate(parameters, 1) if name in given), default=0)
+    values = [given.get(name, default) for name, default in parameters.items()][:last]
+    return list(itertools.takewhile(lambda value: value is not inspect.Parameter.empty, values))
 
 
 def _tensor(array: Array, device: torch.device) -> torch.Tensor:
