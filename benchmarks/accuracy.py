@@ -277,8 +277,8 @@ def reading(table: Table) -> str:
             *(f"  {line}".rstrip() for line in _body(_EXAMPLE.read_text(encoding="utf-8"))),
             "  ```",
             "",
-            f"- **Whose sum over classes is a number in half precision**: {_diagnosed(table, 'half-precision-sum')}. Of "
-            "these PyTorch and JAX, and what is built on it, add in float32, but the sum becomes a float16, which is "
+            f"- **Whose sum over classes is a number in half precision**: {_diagnosed(table, 'half-precision-sum')}. "
+            "Of these PyTorch and JAX (with it Optax) add in float32, but the sum becomes a float16, which is "
             "infinite past 65,519. SciPy's sum is NumPy's, in bfloat16 that of ml_dtypes, which stands still at 256 "
             "ones and fails `order-late-40000`, too; SciPy does not claim that format.",
             f"- **Who flushes subnormals**, and so returns 0 where a subnormal gradient is due: "
