@@ -28,7 +28,8 @@ frameworks:
 docs:
 	python -m tests.test_docs
 
-# child processes are counted, those that are killed are not; a test that fails has reached its lines all the same
+# child processes are counted, those that are killed are not; a test that fails has reached its lines all the same.
+# Takes three times as long as the tests, and needs the frameworks for their candidates' sake
 coverage:
 	coverage erase
 	-coverage run -m pytest -n auto

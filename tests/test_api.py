@@ -29,7 +29,7 @@ from mpmath.libmp import libelefun
 import gradcheck
 import gradcheck.api
 from gradcheck import GradientError, assert_gradient, each_case, formats, reference
-from gradcheck.exceptions import GradcheckError
+from gradcheck.exceptions import GradcheckError, InputError
 from gradcheck.problem import Problem
 from gradcheck.results import Judged
 
@@ -83,6 +83,13 @@ def test_a_zero_backward_is_rejected_at_a_gap_of_20() -> None:
     assert caught.value.result.verdict == "fail"
     with pytest.raises(GradientError):
         assert_gradient(zeros, [[20.0, 0.0]], [0])
+
+
+def test_what_is_no_array_of_logits_or_labels_is_said() -> None:
+    with pytest.raises(InputError, match="logits or labels are no array"):
+        assert_gradient(sound, [[1.0, 2.0], [3.0]], [0, 0])
+    with pytest.raises(InputError, match="a label does not fit into 64 bits"):
+        assert_gradient(sound, LOGITS, np.array([2**63, 0], np.uint64))
 
 
 def test_just_inside_and_just_past() -> None:

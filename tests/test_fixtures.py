@@ -340,6 +340,8 @@ def test_failing_results_become_fixtures(program: Program, tmp_path: Path) -> No
         (["record", "--case", "plain-3", "--tolerance", "x", "-o", "{}/y.gradcheck.toml"], "unknown tolerance"),
         (["record", "--case", "plain-3", "--candidate", "x", "-o", "{}/y.gradcheck.toml"], "unknown candidate"),
         (["record", "--result", "{}/x.toml", "-o", "{}/y.gradcheck.toml"], "is no JSON"),
+        (["record", "x.npz", "--result", "{}/x.toml", "-o", "{}/y.gradcheck.toml"], "LOGITS and --result exclude"),
+        (["record", "--case", "plain-3", "--candidate", "os:f", "-o", "{}/y.gradcheck.toml"], "which no fixture runs"),
     ],
 )
 def test_what_the_commands_refuse(words: list[str], said: str, program: Program, tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradcheck import candidates, files, losses, stored, streaming, tolerances
+from gradcheck import candidates, files, losses, reference, stored, streaming, tolerances
 from gradcheck import problem as problems
 from gradcheck.batch import Batch
-from gradcheck.candidates import Candidate
+from gradcheck.candidates import Answer, Candidate
 from gradcheck.checking import How, check
+from gradcheck.exact import Dyadic, to_fraction
 from gradcheck.exceptions import InputError, RowError
 from gradcheck.formats import Array, Int64, named
 from gradcheck.functions import Function
@@ -103,6 +104,61 @@ def test_parts_are_the_whole(loss: list[str], labels: Array, parts: int) -> None
     (whole,) = check(problem, [wrong], HOW, case="x")
     assert whole.verdict is Verdict.FAIL
     alike(of(Batch.of(problem), wrong), whole)
+
+
+def test_what_is_noticed_of_code_in_one_part_is_told_of_the_whole(parts: int) -> None:
+    problem = make_problem(LOGITS, HARD, "float32")
+    asked = 0
+
+    def right(logits: Array, labels: Array) -> Array:
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        p[np.arange(len(p)), labels] -= 1
+        return np.asarray(p)
+
+    def never_twice_alike(logits: Array, labels: Array) -> Array:
+        nonlocal asked
+        asked += 1
+        found = right(logits, labels)
+        found[0, 0] *= np.float32(1 + asked % 2 * 2.0**-22)
+        return found
+
+    def by_order(logits: Array, labels: Array) -> Array:
+        found = right(logits, labels)
+        found[0, 0] += logits[0, 0] not in problem.logits[:, 0]
+        return found
+
+    def found(name: str, call: Any) -> Result:
+        how = dataclasses.replace(HOW, repeat=2)
+        candidate = candidates.of_function(Function(name=name, call=call))
+        (result,) = streaming.check(Batch.of(problem), [candidate], how, case="x", screening=SIZE)
+        return result
+
+    repeats = found("never_twice_alike", never_twice_alike).judged
+    assert repeats is not None
+    assert repeats.conduct.repeats is not None
+    assert repeats.conduct.repeats.components == math.ceil(ROWS / parts)
+    result = found("by_order", by_order)
+    assert result.verdict is Verdict.FAIL
+    assert result.judged is not None
+    assert result.judged.conduct.permuted is not None
+    assert 1 < result.judged.conduct.permuted.components <= math.ceil(ROWS / parts)
+    assert result.judged.conduct.permuted.worst is not None
+
+
+def test_a_mean_that_disowns_its_gradient_is_seen_in_parts_of_one_row_and_more(parts: int) -> None:
+    """Of a single row a mean is the sum: what comes with it says nothing, and takes nothing back."""
+    problem = make_problem(LOGITS[:11], HARD[:11], "float32")
+    shifted = candidates.load("shifted")
+
+    def answer(part: Problem) -> Answer:
+        exact = reference.compute(part, part.format, HOW.settings)
+        losses = [row.loss for row in exact.rows if row is not None and isinstance(row.loss, Dyadic)]
+        return Answer(gradient=shifted.gradient(part), loss=float(sum(map(to_fraction, losses))) / part.rows)
+
+    candidate = dataclasses.replace(shifted, answer=answer, watched=True, differentiated=True)
+    result = of(Batch.of(problem), candidate)
+    assert result.verdict is (Verdict.PASS if parts == 1 else Verdict.FAIL)
 
 
 @pytest.mark.parametrize("name", ["given", "shifted", "code"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import io
 import json
@@ -329,6 +330,19 @@ WRONG: list[tuple[list[str], str]] = [
     (["generate", "normal", "-o", "x"], "no suffix names no file format"),
     (["generate", "normal", "-o", "/nonexistent/x.npz"], "cannot be written"),
     (["generate", "soft-plain", "-o", "x.csv"], "soft labels"),
+    (["generate", "saturated-gap-1e300", "--dtype", "float16", "-o", "x.npz"], "float16 cannot hold"),
+    (["check", "--case", "plain-3", "--input-format", "csv"], "--input-format goes with a file"),
+    (["check", "--case", "plain-3", "--loss", "weight=@w"], "no file of logits, and no array 'w'"),
+    (["check", "--case", "plain-3", "--output", "/proc/version"], "cannot be written"),
+    (["check", "--case", "plain-3", "--output", "/"], "cannot be written"),
+    (["check", "{small}", "--candidate", "mine.py"], "code of your own is mine.py:FUNCTION"),
+    (["check", "{small}", "--candidate", "mine"], "PATH.py:FUNCTION"),
+    (["check", "{small}", "--candidate", "mine.py::f"], "should read MODULE:FUNCTION or PATH.py:FUNCTION"),
+    (["derive", "--case", "saturated-gap-1e300", "--case", "overflow-huge*", "--dtype", "float16"], "unknown case"),
+    (
+        ["derive", "--case", "losing-gap-1e38", "--case", "saturated-gap-1e300", "--dtype", "float16"],
+        "float16 can hold",
+    ),
 ]
 
 
@@ -417,6 +431,75 @@ def test_streams_that_are_not_there() -> None:
     line = f"{shlex.join([*GRADCHECK, 'check', '-', '--input-format', 'csv'])} <&-"
     shell = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert (shell.returncode, shell.stderr) == (2, "gradcheck: standard input is closed\n")
+
+
+def test_logits_without_labels_ask_for_them(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("1,2\n")
+    ran = program("check", str(path))
+    assert ran.code == 2
+    assert "the logits come without labels; give --labels FILE" in ran.err
+    assert program("check", str(path), "--labels", "argmin").code == 0
+
+
+def test_colour_is_forced_or_forbidden(program: Program) -> None:
+    words = ["check", "--case", "plain-3", "--format", "table", "--color"]
+    assert "\x1b[" in program(*words, "always").out
+    assert "\x1b[" not in program(*words, "never").out
+    assert program(*words, "sometimes").code == 2
+
+
+def test_a_case_tells_its_loss_when_it_is_written(program: Program, tmp_path: Path) -> None:
+    ran = program("generate", "weighted-mean", "-o", str(tmp_path / "x.npz"))
+    assert ran.code == 0
+    words = re.findall(r"--loss (\S+)", ran.err)
+    assert [word.partition("=")[0] for word in words] == ["weight", "reduction"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no terminal of its own")
+def test_on_a_terminal(tmp_path: Path) -> None:
+    """A table where that is what a terminal gets, a bar while it takes time, and no picture."""
+    import pty
+
+    def shown(*words: str) -> tuple[int, str]:
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.environ |= {"COLUMNS": "100", "TERM": "xterm"}
+            os.execv(GRADCHECK[0], [*GRADCHECK, *words])
+        found = b""
+        with contextlib.suppress(OSError):  # Linux says so that the other end is closed
+            while part := os.read(terminal, 4096):
+                found += part
+        os.close(terminal)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), found.decode()
+
+    code, picture = shown("check", "--case", "plain-3", "--format", "png")
+    assert code == 2
+    assert "png is a picture: give it a file with --output" in picture
+    words = [
+        "stability",
+        "--method",
+        "direct",
+        "--case",
+        "plain-1000",
+        "--case",
+        "order-shuffled",
+        "--dtype",
+        "float32",
+    ]
+    code, table = shown(*words)
+    assert code == 0
+    assert "checking" in table
+    assert "2 results: 2 passed" in table
+    assert "\x1b[32mpass" in table
+    assert "checking" not in shown(*words, "--no-progress")[1]
+
+
+def test_a_picture_goes_through_a_pipe() -> None:
+    words = ["check", "--case", "plain-3", "--format", "png"]
+    ran = subprocess.run([*GRADCHECK, *words], capture_output=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert ran.stdout.startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

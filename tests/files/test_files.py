@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,22 @@ HUGE = f'"logits": {{"dtype": "F32", "shape": [{2**63}, 0], "data_offsets": [0, 
 TENSOR = '"logits": {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]}'
 
 
+OTHERS = ", ".join(
+    TENSOR.replace("logits", name).replace("[0, 8]", place) for name, place in (("a", "[0, 8]"), ("b", "[8, 16]"))
+)
+OTHER_NUMBERS = '"logits": {"dtype": "F8_E4M3", "shape": [2, 4], "data_offsets": [0, 8]}'
+
+
+def twice(name: str, content: bytes) -> bytes:
+    """An archive that holds one name twice, which zipfile itself warns of."""
+    held = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(held, "w") as archive:
+        warnings.simplefilter("ignore")
+        for _ in range(2):
+            archive.writestr(f"{name}.npy", content)
+    return held.getvalue()
+
+
 def tensors(arrays: str, data: bytes = b"") -> bytes:
     text = f"{{{arrays}}}".encode()
     return struct.pack("<Q", len(text)) + text + data
@@ -283,6 +300,13 @@ BAD: dict[str, tuple[str, bytes | str, str]] = {
     "a line that is no row": ("jsonl", "[1, 2]\n3\n", "line 2 is neither"),
     "a line that is no JSON": ("jsonl", "[1, 2]\n[3\n", "is no JSON (line 2, column 3"),
     "a huge label": ("json", '{"logits": [[1, 2]], "labels": [99999999999999999999]}', "64 bits"),
+    "two columns of labels": ("csv", "labels,a,b,labels\n0,1,2,0\n", "names two columns 'labels'"),
+    "an object for a number": ("json", '{"logits": [[1, {"a": 2}]]}', "holds an object at place 1 where"),
+    "weights of a line": ("jsonl", '{"logits": [1, 2], "weight": [1, 1]}\n', "class weights belong to the whole file"),
+    "no line": ("jsonl", "\n", "holds no rows"),
+    "two arrays of a name": ("npz", twice("logits", npy(np.zeros((1, 2)))), "holds two arrays of the same name"),
+    "tensors without logits": ("safetensors", tensors(OTHERS, bytes(16)), "it has: a, b"),
+    "tensors of other numbers": ("safetensors", tensors(OTHER_NUMBERS, bytes(8)), "'logits' is F8_E4M3"),
     "digits without end": ("json", f"[[{'1' * 20_000}, 2]]", "longer than"),
 }
 # fmt: on

@@ -107,6 +107,31 @@ def test_a_picture_tells_no_time_and_is_the_same_again(form: str) -> None:
     assert first.startswith(b"<?xml" if form == "svg" else b"\x89PNG")
 
 
+@pytest.mark.parametrize("form", ["svg", "png"])
+def test_many_results_are_one_picture_with_a_cell_each(form: str, program: Program, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{form}"
+    words = ["stability", "--case", "overflow-sum", "--case", "plain-3", "--dtype", "float32"]
+    assert program(*words, "--candidate", "naive", "--candidate", "shifted", "--output", str(path)).code == 1
+    drawn = path.read_bytes()
+    if form == "svg":
+        written = re.findall(r"<text[^>]*>([^<]+)</text>", drawn.decode())
+        for name in ("overflow-sum", "plain-3", "naive", "shifted"):
+            assert any(name in text for text in written), name
+        assert sorted(text.split()[0] for text in written if text[:5] in ("pass ", "fail ")) == ["fail", *["pass"] * 3]
+    else:
+        assert drawn.startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_drawn_is_said(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "x.svg"
+    path.write_text("old")
+    nothing = program("check", "--generate", "normal", "--labels", "0", "--loss", "weight=0,1,1,1,1,1,1,1,1,1",
+        "--loss", "reduction=mean", "--output", str(path))  # fmt: skip
+    assert nothing.code == 2
+    assert "there is nothing to draw: no gradient was judged" in nothing.err
+    assert path.read_text() == "old"
+
+
 def test_the_page_draws_every_point() -> None:
     problem = make_problem(LOGITS.tolist(), [1, 0], "float64")
     page = report.render("html", two(problem), Style())
