@@ -365,6 +365,12 @@ def test_rows_are_numbered_as_in_the_input(tmp_path: Path, program: Program) -> 
     assert "diagnosis: isolated-entries: 1 component of 15 wrong (row 4, class 2), the others right" in out
 
 
+@pytest.mark.parametrize("case", ["offset-plus-1e3", "offset-minus-1e4"])
+def test_float16_is_too_near_to_bfloat16_to_show_its_numbers(case: str, program: Program) -> None:
+    out = program("check", "--case", case, "--dtype", "float16", "--candidate", "logsumexp").out
+    assert "diagnosis: division-free: " in out
+
+
 OWN = """
 import numpy as np
 

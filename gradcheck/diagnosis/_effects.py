@@ -20,6 +20,8 @@ _GUARD = 1e-5
 _SHORT = 5
 _TELLING = 2
 """Different numbers, of more bits than that, that tell a format."""
+_FINER = 2**10
+"""How much finer a format is at least, where what is taken from numbers of the other still shows them."""
 _PAIR = 2
 _ROUGH = 0.05
 """How far from a smooth function, and how often, what is told of one may be."""
@@ -463,7 +465,9 @@ def narrow(view: View, base: Base) -> Finding | None:
         if fmt.precision >= view.format.precision:
             continue
         stored = bool((fmt.round_array(values).astype(np.float64) == values).all())
-        if not stored and not (np.abs(fmt.round_array(made).astype(np.float64) - made) <= rounding).all():
+        # formats of nearly one precision tell nothing: what the difference rounds hides whose numbers these were
+        telling = fmt.unit_roundoff > _FINER * view.format.unit_roundoff
+        if not stored and not (telling and (np.abs(fmt.round_array(made).astype(np.float64) - made) <= rounding).all()):
             continue
         # the logits themselves may have been rounded
         size = np.abs(np.where(np.isfinite(base.parts.z), base.parts.z, 0.0))
