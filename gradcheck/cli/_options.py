@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _JUDGED, _REFERENCE, REPORT = "What is judged, and how", "Reference", "Report"
 
+Logits = Annotated[str | None, typer.Argument(help="A file of logits, or - for standard input.", metavar="LOGITS")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from gradcheck.cli import _options, _run
 
@@ -16,9 +14,7 @@ if TYPE_CHECKING:
 
 @_options.expanded
 def command(
-    logits: Annotated[
-        str | None, typer.Argument(help="A file of logits, or - for standard input.", metavar="LOGITS")
-    ] = None,
+    logits: _options.Logits = None,
     *,
     source: _options.Answered,
     judging: _options.Judging,

@@ -54,9 +54,7 @@ class Pieces:
 
 @_options.expanded
 def command(
-    logits: Annotated[
-        str | None, typer.Argument(help="A file of logits, or - for standard input.", metavar="LOGITS")
-    ] = None,
+    logits: _options.Logits = None,
     show: Annotated[
         str | None,
         typer.Option(help="Show one step at length: as table, concise, markdown, csv or json.", metavar="STEP"),

@@ -25,9 +25,7 @@ _Paths = Annotated[list[str], typer.Argument(help="Files *.gradcheck.toml, or fo
 @app.command()
 @_options.expanded
 def record(
-    logits: Annotated[
-        str | None, typer.Argument(help="A file of logits, or - for standard input.", metavar="LOGITS")
-    ] = None,
+    logits: _options.Logits = None,
     output: Annotated[
         str, typer.Option("--output", "-o", help="The fixture file, NAME.gradcheck.toml.", metavar="FILE")
     ] = "",

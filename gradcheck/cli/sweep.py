@@ -27,9 +27,7 @@ class Drawing(_options.Writing):
 
 @_options.expanded
 def command(
-    logits: Annotated[
-        str | None, typer.Argument(help="A file of logits, or - for standard input.", metavar="LOGITS")
-    ] = None,
+    logits: _options.Logits = None,
     row: Annotated[int, typer.Option(help="The row to look at.", metavar="N", min=0)] = 0,
     cls: Annotated[
         int | None,
