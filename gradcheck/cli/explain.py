@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _EXIT_CODES = {
     "0": "every candidate agrees with the reference",
     "1": "at least one disagrees",
-    "2": "could not check: usage, unreadable input, crashed candidate, inconclusive reference, a candidate without a result",
+    "2": "could not check: usage, unreadable input, crashed or unjudged candidate, inconclusive reference",
     "70": "a bug in gradcheck",
     "130": "interrupted; what was finished is reported",
     "143, 129": "the same by SIGTERM, by SIGHUP",
