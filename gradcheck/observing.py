@@ -124,21 +124,26 @@ def loss_value(
     slack = Fraction(allowed) + 8 * Fraction(u) * abs(value) + Fraction(fmt.smallest_normal)
 
     def described(times: Fraction) -> bool:
-        return abs(Fraction(found) / times - value) <= slack / min(times, Fraction(1))
+        # a mean is as good as the sum that it was made of, but for what underflows
+        return abs(Fraction(found) / times - value) <= slack + Fraction(fmt.smallest_normal) / min(times, Fraction(1))
 
     if described(Fraction(1)):
         return None
+    telling = 4 * slack < abs(value)
     ratio = Fraction(found) / value if value else None
     return LossValue(
         value=found,
         ratio=math.nan if ratio is None or abs(ratio) > 1e300 else float(ratio),
-        disowned=candidate.differentiated and any(map(described, _shares(problem))),
+        disowned=candidate.differentiated and telling and any(map(described, _shares(problem))),
     )
 
 
 def _shares(problem: Problem) -> Iterator[Fraction]:
     """What a loss is off by where a mean is taken for a sum, or a sum for a mean."""
-    kept = int((problem.status != RowStatus.IGNORED).sum())
-    for rows in {problem.rows, kept} - {0, 1}:
-        yield Fraction(1, rows)
-        yield Fraction(rows)
+    kept = problem.status != RowStatus.IGNORED
+    found = {Fraction(problem.rows), Fraction(int(kept.sum()))}
+    if problem.terms.weight is not None and problem.labels.ndim == 1:
+        found.add(Fraction(float(problem.terms.weight[problem.labels[kept]].sum())))
+    for divisor in found - {0, 1}:
+        yield 1 / divisor
+        yield divisor

@@ -387,6 +387,12 @@ def next_class(logits, labels):
 def mean(logits, labels):
     return (softmax(logits) - np.eye(logits.shape[1], dtype=logits.dtype)[labels]) / logits.dtype.type(len(labels))
 
+def times(logits, labels):
+    return mean(logits, labels) * logits.dtype.type(len(labels)) ** 2
+
+def half(logits, labels):
+    return mean(logits, labels) * logits.dtype.type(0.5 * len(labels))
+
 def of_options(logits, labels, options):
     return mean(logits, labels)
 """
@@ -414,6 +420,15 @@ def test_a_mean_for_a_sum_is_told_by_who_would_take_it(tmp_path: Path, program: 
         json.loads(program(*words, f"{code}:{name}").out)["results"][0]["diagnosis"] for name in ("mean", "of_options")
     )
     assert [plain["cause"], plain["option"]] == ["scaled", None]
+    for name, more, fix in (
+        ("mean", ["--loss", "reduction=mean"], "return that of the sum"),
+        ("times", [], "do not multiply by it"),
+        ("times", ["--loss", "reduction=mean"], "do not multiply by it"),
+        ("half", [], "look for a factor"),
+    ):
+        said = json.loads(program(*words, f"{code}:{name}", *more).out)["results"][0]["diagnosis"]
+        assert (said["cause"], said["option"]) == ("scaled", None), name
+        assert fix in said["fix"], name
     assert [whole["cause"], whole["option"]] == ["scaled", "--loss reduction=mean"]
     assert program(*words, f"{code}:of_options", *whole["option"].split()).code == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -10,14 +11,15 @@ import numpy as np
 import pytest
 
 import gradcheck
-from gradcheck import candidates, observing, reference
+from gradcheck import candidates, observing, reference, tolerances
+from gradcheck.candidates import Answer
 from gradcheck.checking import How, check
 from gradcheck.exact import to_fraction
 from gradcheck.formats import Array
 from gradcheck.problem import Problem
 from gradcheck.reference import Settings
 from gradcheck.report import _sentences
-from gradcheck.results import Conduct, Judged, Report, Verdict
+from gradcheck.results import Conduct, Judged, Report, Result, Verdict
 from gradcheck.tolerances import Stable
 from tests.conftest import SOUND, Program, make_problem
 
@@ -172,6 +174,47 @@ def test_a_loss_that_does_not_go_with_the_gradient() -> None:
     assert "is not the one described, 0.5 times it" in reason
     for wrong in (math.nan, math.inf):
         assert seen(gradcheck.check(both(wrong), LOGITS, LABELS))[1].loss is not None
+
+
+def of_framework(problem: Problem, loss: float) -> Result:
+    """What is said of a loss whose gradient is right, both of which a framework has made."""
+    shifted = candidates.load("shifted")
+    one = dataclasses.replace(
+        shifted, answer=lambda part: Answer(gradient=shifted.gradient(part), loss=loss), differentiated=True
+    )
+    (result,) = check(problem, [one], How(tolerance=tolerances.parse("stable"), settings=Settings()), case="x")
+    return result
+
+
+def test_a_backward_that_is_not_its_forwards_fails() -> None:
+    weighted = make_problem(LOGITS, LABELS, "float32", ["weight=0.5,1,2,4"])
+    for problem, divisor in (
+        (make_problem(LOGITS, LABELS, "float32"), len(LABELS)),
+        (weighted, np.array([0.5, 1, 2, 4])[list(LABELS)].sum()),
+    ):
+        judged = of_framework(problem, math.nan).judged
+        assert judged is not None
+        assert judged.loss is not None
+        assert not isinstance(judged.loss, float)
+        value = float(to_fraction(judged.loss))
+        for wrong in (value / divisor, value * divisor):
+            assert of_framework(problem, wrong).verdict is Verdict.FAIL, wrong
+        for told in (value, value / 3 + 0.1, value + 1, value / divisor * 1.001, 0.0, math.nan):
+            assert of_framework(problem, told).verdict is Verdict.PASS, told
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_divergence_differs_from_cross_entropy_by_a_constant_alone(dtype: str) -> None:
+    """Its value is next to nothing where the labels are the softmax, and so is that over the rows."""
+    # what rounding may do to a loss that is not 0 is more than these at large logits in half precision
+    logits = (1000 if dtype == "float32" else 0) + np.random.default_rng(0).normal(size=(64, 3)) * 2
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    problem = make_problem(logits, e / e.sum(axis=1, keepdims=True), dtype)
+    for divergence in (2.4e-7, -2e-3, 0.0):
+        result = of_framework(problem, divergence)
+        assert result.verdict is Verdict.PASS
+        assert result.judged is not None
+        assert result.judged.conduct.loss is not None
 
 
 def test_losses_of_extreme_rows_are_compared_or_left() -> None:

@@ -81,8 +81,10 @@ def exit_code(report: Report) -> int:
     found = {result.verdict for result in report.results if not result.known}
     if Verdict.FAIL in found:
         return exits.DISAGREES
-    unchecked = report.passed_over or found & {Verdict.CRASHED, Verdict.INCONCLUSIVE}
-    return exits.CANNOT_CHECK if unchecked or not report.results else 0
+    judged = any(result.verdict is not Verdict.SKIPPED for result in report.results)
+    passed_over = {result.candidate for result in report.results if not result.known} & {*report.passed_over}
+    unchecked = passed_over or found & {Verdict.CRASHED, Verdict.INCONCLUSIVE}
+    return exits.CANNOT_CHECK if unchecked or not judged else 0
 
 
 def _against(baseline: str | None) -> Callable[[Result], Result]:
@@ -118,7 +120,7 @@ def targets(where: Writing, known: Sequence[str]) -> list[tuple[str, str]]:
             raise UsageError(f"--report should read FORMAT=FILE, not '{text}'")
         found.append((name, path))
     if where.output is not None:
-        found.append((where.format or _of_suffix(where.output, known), where.output))
+        found.append((where.format or _of_suffix(where.output, known, reports.names()), where.output))
     for name in [name for name, _ in found] + ([where.format] if where.format else []):
         if name not in known:
             raise UnknownNameError("report format", name, known)
@@ -128,18 +130,22 @@ def targets(where: Writing, known: Sequence[str]) -> list[tuple[str, str]]:
     for path in paths:
         if not path or not os.path.isdir(folder := os.path.dirname(os.path.realpath(path))):
             raise InputError(f"{path}: there is no folder '{folder}'" if path else "a report needs a file to go to")
-        if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        if (
+            path.endswith(os.sep)
+            or os.path.isdir(path)
+            or not os.access(path if os.path.exists(path) else folder, os.W_OK)
+        ):
             raise InputError(f"{path}: cannot be written")
         if paths.count(path) > 1:
             raise UsageError(f"{path}: two reports cannot go to one file")
     return found
 
 
-def _of_suffix(path: str, known: Sequence[str]) -> str:
-    """The format that a file's name asks for."""
+def _of_suffix(path: str, known: Sequence[str], reports: Sequence[str]) -> str:
+    """The format that a file's name asks for, be it one that is not `known` to a command."""
     suffix = os.path.splitext(path)[1][1:].lower()
     name = {"md": "markdown", "xml": "junit"}.get(suffix, suffix)
-    return name if name in known else "concise"
+    return name if name in {*known, *reports} else "concise"
 
 
 def write(

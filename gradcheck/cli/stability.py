@@ -39,15 +39,17 @@ def command(
     soft = {case.name for case, _ in selected if catalogue.SOFT in case.tags}
     cases = " ".join(f"{case.name}:{fmt.name}" for case, fmt in selected)
     notes: list[str] = []
-    crashed: dict[str, bool] = {}
+    crashed, answered = dict[str, bool](), set[str]()
 
     def results() -> Iterator[Result]:
         made = ((case.name, case.problem(fmt)) for case, fmt in selected)
         with _run.Ticker(len(selected), reporting) as tick, team_of(judging, notes) as team:
             for found in streaming.check_each(made, chosen, how, team=team, journal=journal, cases=cases):
                 for result in found:
-                    if result.outcome.verdict is Verdict.CRASHED:
+                    if result.verdict is Verdict.CRASHED:
                         crashed[result.candidate] = crashed.get(result.candidate, True) and result.case in soft
+                    elif result.verdict is not Verdict.SKIPPED and result.case not in soft:
+                        answered.add(result.candidate)
                     words = ["check", "--case", result.case, "--dtype", result.format.name]
                     words += _options.naming(judging, result.candidate)
                     words += _options.arguments(judging, without=_options.NOT_AGAIN)
@@ -56,7 +58,7 @@ def command(
         notes.extend(
             f"{name} crashed on soft labels alone, (N, k): --tag hard chooses the cases with class numbers, (N,)"
             for name, only in crashed.items()
-            if only
+            if only and name in answered
         )
 
     described = {"dtype": [fmt.name for fmt in kinds]}

@@ -22,6 +22,7 @@ _TELLING = 2
 """Different numbers, of more bits than that, that tell a format."""
 _FINER = 2**10
 """How much finer a format is at least, where what is taken from numbers of the other still shows them."""
+_OF_THE_SUM = "return that of the sum: where a mean is asked for, it is taken of what is returned"
 _PAIR = 2
 _ROUGH = 0.05
 """How far from a smooth function, and how often, what is told of one may be."""
@@ -82,7 +83,11 @@ def _meaning(view: View, factor: float) -> tuple[str, str, str]:
     divisor = problem.terms.divisor
     reduced = any(option.name == "reduction" for option in problem.loss)
     known: list[tuple[float, str, str, str]] = []
-    if divisor:
+    if view.summed:
+        taken = float(divisor or rows)
+        known.append((1 / taken, f" = 1/{taken:g}: this is the gradient of the mean", _OF_THE_SUM, ""))
+        known.append((taken, f" = {taken:g}, what a mean divides by", "do not multiply by it", ""))
+    elif divisor:
         if float(divisor) != kept:
             known.append(
                 (float(divisor), " = the sum of the labels' weights", "divide by it once", "--loss reduction=sum")
@@ -118,10 +123,8 @@ def _meaning(view: View, factor: float) -> tuple[str, str, str]:
                 (
                     1 / rows,
                     f" = 1/{rows}: this is the gradient of the mean",
-                    "return that of the sum; where a mean is asked for, it is taken of it"
-                    if view.summed
-                    else "return that of the sum, or check the mean",
-                    "" if view.summed else "--loss reduction=mean",
+                    "return that of the sum, or check the mean",
+                    "--loss reduction=mean",
                 )
             )
         known.append((float(rows), f" = {rows}, the number of rows", "do not multiply by it", ""))
@@ -130,7 +133,8 @@ def _meaning(view: View, factor: float) -> tuple[str, str, str]:
     for value, name, fix, option in known:
         if value != 1 and abs(factor / value - 1) < 64 * view.format.unit_roundoff:
             return name, fix, option
-    return "", "look for a factor that is applied twice, or not at all", f"--loss upstream={factor!r}"
+    option = "" if view.summed else f"--loss upstream={factor!r}"
+    return "", "look for a factor that is applied twice, or not at all", option
 
 
 def transposed(view: View, base: Base) -> Finding | None:
@@ -481,13 +485,16 @@ def narrow(view: View, base: Base) -> Finding | None:
             limit = base.bound + 2 * fmt.unit_roundoff * np.abs(base.gradient) + fmt.smallest_subnormal
         if not view.is_gradient(base.gradient, limit):
             continue
+        asked = fmt is view.problem.format
         if stored:
             return Finding(
                 cause="narrow-format",
                 evidence=f"all {values.size:,} components are numbers of {fmt.name}, and as good as they can be there",
-                fix=f"compute and store in {view.format.name}",
+                fix=f"return them in {fmt.name}, or compute in {view.format.name}"
+                if asked
+                else f"compute and store in {view.format.name}",
+                option=f"--gradient-dtype {fmt.name}" if asked else "",
             )
-        asked = fmt is view.problem.format
         return Finding(
             cause="narrow-format",
             evidence=f"its probabilities are all numbers of {fmt.name}, and as good as they can be there, but y was "

@@ -24,7 +24,7 @@ def render(report: Report, style: Style) -> str:
     width = style.width or _UNLIMITED
     columns, dropped = _fitting(report, width)
     if not columns:
-        # not even the verdict fits beside its case: lines may wrap, a table would cut
+        # not even what tells the results apart fits beside figures and verdict: lines may wrap, a table would cut
         return concise.render(report, style)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, _PADDING, 0, 0), show_edge=False)
     for column in columns:

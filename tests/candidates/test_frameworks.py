@@ -246,6 +246,15 @@ class Optional(torch.autograd.Function):
         g = g * kept[:, None]
         g = g / kept.sum() if ctx.reduction == "mean" else g
         return g * (above[:, None] if ctx.reduction == "none" else above), None, None, None, None
+class Places(Right):
+    @staticmethod
+    def forward(ctx, logits, labels, ignore_index=-100, /, reduction="none"):
+        assert ignore_index == -100
+        ctx.extra = 2
+        return Right.forward(ctx, logits, labels)
+    @staticmethod
+    def backward(ctx, above):
+        return *Right.backward(ctx, above), None, None
 class Apart(torch.autograd.Function):
     @staticmethod
     def forward(logits, labels, ignore_index):
@@ -331,6 +340,7 @@ def test_a_loss_of_ones_own(mine: str, name: str, options: list[str], code: int,
         ("Optional", ["ignore_index=1"], 0, ""),
         ("Optional", ["ignore_index=1", "reduction=mean"], 0, ""),
         ("Optional", [], 0, ""),
+        ("Places", [], 0, ""),
         ("Apart", ["ignore_index=1"], 0, ""),
         ("Apart", [], 2, "ignore_index"),
         ("Disowned", [], 1, "0.5 times it, and its gradient is not"),

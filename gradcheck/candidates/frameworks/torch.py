@@ -118,11 +118,15 @@ def _of_users(name: str, target: str) -> _losses.Loss:
 
 
 def _parameters(function: type[torch.autograd.Function]) -> dict[str, Any]:
-    """What `forward` takes beside logits and labels, with its defaults."""
-    found = list(inspect.signature(function.forward).parameters.values())
+    """What `forward` takes beside logits and labels, and not by keyword alone, with its defaults."""
+    try:
+        found = list(inspect.signature(function.forward).parameters.values())
+    except (TypeError, ValueError):
+        return {}
     # with a setup_context of its own it gets no context
     first = 2 if function.setup_context is not torch.autograd.Function.setup_context else 3
-    return {one.name: one.default for one in found[first:] if one.kind is one.POSITIONAL_OR_KEYWORD}
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {one.name: one.default for one in found[first:] if one.kind in positional}
 
 
 def _positional(parameters: dict[str, Any], given: dict[str, Any]) -> list[Any]:
