@@ -21,8 +21,8 @@ test:
 
 # the gate leaves these out: they are large, or slow to start
 frameworks:
-	pip install tensorflow-cpu keras optax
-	pytest -n auto -m "tensorflow or keras or optax"
+	pip install jax tensorflow-cpu keras optax
+	pytest -n auto -m "jax or tensorflow or keras or optax"
 
 # writes what the program prints into README.md and docs, and the options into docs/cli.md
 docs:
