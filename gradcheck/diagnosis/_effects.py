@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradcheck import text
-from gradcheck.diagnosis._view import Base, Finding, Mask, View, many, resolution, times
+from gradcheck.diagnosis._view import Base, Finding, Mask, Parts, View, many, resolution, times
 from gradcheck.formats import FORMATS, Float64, Format, named
 from gradcheck.text import brief
 
@@ -463,15 +463,11 @@ def narrow(view: View, base: Base) -> Finding | None:
     underflown = 2 * int((view.candidate[wrong] == 0).sum()) > int(wrong.sum())
     if distinct < _TELLING and not underflown:
         return None
-    made, label = base.parts.probabilities(view.candidate)[view.judged], base.parts.q[view.judged]
-    rounding = 8 * view.format.unit_roundoff * (np.abs(made) + np.abs(label))
     for fmt in sorted(FORMATS.values(), key=lambda fmt: fmt.precision):
         if fmt.precision >= view.format.precision:
             continue
         stored = bool((fmt.round_array(values).astype(np.float64) == values).all())
-        # formats of nearly one precision tell nothing: what the difference rounds hides whose numbers these were
-        telling = fmt.unit_roundoff > _FINER * view.format.unit_roundoff
-        if not stored and not (telling and (np.abs(fmt.round_array(made).astype(np.float64) - made) <= rounding).all()):
+        if not stored and not _of_probabilities(view, base.parts, fmt):
             continue
         # the logits themselves may have been rounded
         size = np.abs(np.where(np.isfinite(base.parts.z), base.parts.z, 0.0))
@@ -485,26 +481,27 @@ def narrow(view: View, base: Base) -> Finding | None:
             limit = base.bound + 2 * fmt.unit_roundoff * np.abs(base.gradient) + fmt.smallest_subnormal
         if not view.is_gradient(base.gradient, limit):
             continue
-        asked = fmt is view.problem.format
+        asked, wide = fmt is view.problem.format, view.format.name
+        good = f"numbers of {fmt.name}, and as good as they can be there"
         if stored:
-            return Finding(
-                cause="narrow-format",
-                evidence=f"all {values.size:,} components are numbers of {fmt.name}, and as good as they can be there",
-                fix=f"return them in {fmt.name}, or compute in {view.format.name}"
-                if asked
-                else f"compute and store in {view.format.name}",
-                option=f"--gradient-dtype {fmt.name}" if asked else "",
-            )
-        return Finding(
-            cause="narrow-format",
-            evidence=f"its probabilities are all numbers of {fmt.name}, and as good as they can be there, but y was "
-            f"taken from them in {view.format.name}",
-            fix=f"make y in {fmt.name}, as np.eye(k, dtype=logits.dtype)"
-            if asked
-            else f"compute in {view.format.name}",
-            option=f"--gradient-dtype {fmt.name}" if asked else "",
-        )
+            evidence = f"all {values.size:,} components are {good}"
+            fix = f"return them in {fmt.name}, or compute in {wide}" if asked else f"compute and store in {wide}"
+        else:
+            evidence = f"its probabilities are all {good}, but y was taken from them in {wide}"
+            fix = f"make y in {fmt.name}, as np.eye(k, dtype=logits.dtype)" if asked else f"compute in {wide}"
+        option = f"--gradient-dtype {fmt.name}" if asked else ""
+        return Finding(cause="narrow-format", evidence=evidence, fix=fix, option=option)
     return None
+
+
+def _of_probabilities(view: View, parts: Parts, fmt: Format) -> bool:
+    """Whether a gradient is made of probabilities that are numbers of a format."""
+    # formats of nearly one precision tell nothing: what the difference rounds hides whose numbers these were
+    if fmt.unit_roundoff <= _FINER * view.format.unit_roundoff:
+        return False
+    made, label = parts.probabilities(view.candidate)[view.judged], parts.q[view.judged]
+    rounding = 8 * view.format.unit_roundoff * (np.abs(made) + np.abs(label))
+    return bool((np.abs(fmt.round_array(made).astype(np.float64) - made) <= rounding).all())
 
 
 def isolated(view: View, base: Base) -> Finding | None:
